@@ -1,0 +1,1 @@
+"""Causal Unsupervised Semantic Segmentation, explained and reproduced (arXiv 2310.07379)."""

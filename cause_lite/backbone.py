@@ -1,0 +1,113 @@
+"""A frozen self-supervised vision transformer: images -> patch features (B, P, D)."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float
+from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
+from rich.progress import track
+from safetensors.torch import load_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import GroupNorm1, HybridEmbed
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import Tensor, nn
+
+from cause_lite.files import UserError, cache_dir, project_dir, read_json, write_whole
+
+IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+def build_vit(grid: int, patch: int, width: int, depth: int, heads: int) -> VisionTransformer:
+    """timm's ViT on a convolutional stem, with a frozen sine-cosine position grid of `grid` a side.
+
+    The stem (3x3 convolutions of stride 2; arXiv 2106.14881) learns in a fifth of the steps that a
+    plain patch projection needs. `patch` is a power of two.
+    """
+    halvings = patch.bit_length() - 1
+    channels = tuple(width // 2 ** max(0, halvings - 1 - i) for i in range(halvings))
+    stem = ConvStem(
+        depth=halvings + 1, channels=(*channels, width), kernel_size=(*(3,) * halvings, 1),
+        stride=(*(2,) * halvings, 1), padding=(*(1,) * halvings, 0), norm_layer=GroupNorm1, act_layer=nn.GELU,
+    )  # fmt: skip
+    vit = VisionTransformer(
+        img_size=grid * patch, patch_size=1, embed_dim=width, depth=depth, num_heads=heads, num_classes=0,
+        global_pool="", dynamic_img_size=True, embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
+    )  # fmt: skip
+    initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, has_class_token=True)
+    vit.pos_embed.requires_grad = False
+    return vit
+
+
+class Backbone(nn.Module):
+    """Any timm ViT, frozen; patch size, prefix tokens and normalisation are read off the model."""
+
+    def __init__(self, vit: VisionTransformer, name: str, mean: tuple, std: tuple) -> None:
+        super().__init__()
+        self.vit, self.name = vit.eval().requires_grad_(False), name
+        self.patch, self.dim = vit.patch_embed.feat_ratio(), vit.embed_dim
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
+        """Images in 0..1, sides divisible by the patch -> the last layer's normalised patch tokens."""
+        tokens = self.vit.forward_features((images - self.mean) / self.std)
+        return tokens[:, self.vit.num_prefix_tokens :]
+
+    def features(self, images: np.ndarray, batch_size: int = 32, note: str = "Features") -> Float[Tensor, "n p d"]:
+        """Images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
+        parts = []
+        for start in track(range(0, len(images), batch_size), note, transient=True):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.mean.device)
+            parts.append(self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu())
+        return torch.cat(parts)
+
+    def fingerprint(self) -> str:
+        """A hash of every weight, so that cached features are never taken for another backbone's."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(name.encode() + weight.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def cached_features(backbone: Backbone, images: np.ndarray, note: str) -> Float[Tensor, "n p d"]:
+    """`backbone.features(images)`, kept on disk and memory-mapped; the key covers weights and pixels."""
+    key = hashlib.sha256(backbone.fingerprint().encode() + images.tobytes()).hexdigest()[:20]
+    path = cache_dir() / "features" / f"{key}.npy"
+    if not path.exists():
+        found = backbone.features(images, note=note).numpy()
+        write_whole(path, lambda part: np.save(part, found))
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def bundled_dir() -> Path:
+    return project_dir() / "data" / "backbones"
+
+
+def load_backbone(name: str) -> Backbone:
+    """A bundled backbone by name (`scenes`), a folder that `cause-lite pretrain` wrote, or a timm name.
+
+    Raises UserError when the name is unknown or pretrained weights cannot be had.
+    """
+    for folder in (bundled_dir() / name, Path(name)):
+        if (folder / "vit.json").exists():
+            return _ours(folder)
+    try:
+        vit = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+    except Exception as error:
+        raise UserError(f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand ({error})") from error
+    return Backbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
+
+
+def _ours(folder: Path) -> Backbone:
+    card = read_json(folder / "vit.json")
+    vit = build_vit(**card["architecture"])
+    vit.load_state_dict(load_file(folder / "vit.safetensors"))
+    return Backbone(vit, card["name"], IMAGE_MEAN, IMAGE_STD)

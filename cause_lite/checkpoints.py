@@ -1,0 +1,134 @@
+"""Fitted segmenters on disk: ours (safetensors and JSON) and the published implementation's."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cause_lite.backbone import load_backbone
+from cause_lite.files import UserError, project_dir, read_json, write_json, write_whole
+from cause_lite.probe import ClusterProbe, LinearProbe
+from cause_lite.segmenter import Segmenter, build_head
+
+SHAPE_FIELDS = {"head", "dim", "reduced_dim", "num_patches", "num_concepts", "num_classes", "size", "classes", "backbone"}
+
+
+def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
+    """Write `segmenter.safetensors`, then `segmenter.json`, which marks the folder as whole.
+
+    The backbone's weights are not written; `backbone` names it for `load`. Writing twice gives the same bytes.
+    """
+    weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
+    write_whole(Path(folder) / "segmenter.safetensors", lambda part: save_file(weights, part))
+    write_json(Path(folder) / "segmenter.json", segmenter.shape() | {"backbone": backbone, "notes": notes or {}})
+
+
+def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
+    """A segmenter that ships (`scenes`) or a folder that `save` wrote, ready to `.segment(image)`.
+
+    Raises UserError when nothing is found there, or what is found is damaged.
+    """
+    folder = next((f for f in (project_dir() / "data" / "segmenters" / str(name), Path(name)) if (f / "segmenter.json").exists()), None)
+    if folder is None:
+        raise UserError(f"{name}: no segmenter of that name ships and no folder there holds segmenter.json; run `cause-lite fit`")
+    shape = read_json(folder / "segmenter.json")
+    if missing := SHAPE_FIELDS - shape.keys():
+        raise UserError(f"{folder / 'segmenter.json'}: lacks {', '.join(sorted(missing))}")
+    segmenter = empty_segmenter(**{k: shape[k] for k in SHAPE_FIELDS - {"backbone"}})
+    path = folder / "segmenter.safetensors"
+    try:
+        segmenter.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: is not the file that segmenter.json describes ({error})") from error
+    if with_backbone and shape["backbone"]:
+        segmenter.backbone = load_backbone(shape["backbone"])
+    return segmenter.eval()
+
+
+def empty_segmenter(
+    head: str, dim: int, reduced_dim: int, num_patches: int, num_concepts: int, num_classes: int, size: int, classes: list[str]
+) -> Segmenter:
+    """A segmenter of the given shape, its weights still to be loaded."""
+    codebook = torch.zeros(num_concepts, dim)
+    return Segmenter(
+        build_head(head, dim, reduced_dim, num_patches, codebook), codebook,
+        ClusterProbe(num_classes, reduced_dim), LinearProbe(num_classes, reduced_dim), size=size, classes=tuple(classes),
+    )  # fmt: skip
+
+
+# The released names of one head's parameters -> ours. Convolutions of size 1x1 become linear layers.
+_BRANCHES = {"f1": "reduce.linear", "f2.0": "reduce.nonlinear.0", "f2.2": "reduce.nonlinear.2"}
+_DECODER = {
+    "self_attn": "decoder.self_attention", "multihead_attn": "decoder.cross_attention", "linear1": "decoder.expand",
+    "linear2": "decoder.contract", "norm1": "decoder.norm1", "norm2": "decoder.norm2", "norm3": "decoder.norm3",
+}  # fmt: skip
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: is not a file of tensors that is safe to load ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{path}: holds something else than named tensors")
+    return content
+
+
+def _ours(released: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One released head's tensors under our names."""
+    renamed = {}
+    for name, value in released.items():
+        if not name.startswith(prefix + "."):
+            continue
+        inner = name.removeprefix(prefix + ".").removeprefix("tr.")
+        if inner == "query_pos":
+            renamed["query_position"] = value
+            continue
+        table = _BRANCHES | _DECODER
+        source = next((s for s in table if inner.startswith(s + ".")), None)
+        key = table[source] + inner.removeprefix(source) if source else inner
+        renamed[key] = value.flatten(1) if value.ndim == 4 else value
+    return renamed
+
+
+def load_released(segment: Path, cluster: Path, modular: Path, student: bool = False) -> Segmenter:
+    """The published implementation's files -> a segmenter with the same outputs, without a backbone.
+
+    `segment` (segment_mlp.pth or segment_tr.pth) and `cluster` are state dicts, `modular` a NumPy
+    array (K, D). The teacher's head predicts, as in the release; `student` takes the other one.
+    Nothing is unpickled. Raises UserError naming the file and the tensor that does not fit.
+    """
+    try:
+        codebook = torch.from_numpy(np.load(modular, allow_pickle=False)).float()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{modular}: is not a NumPy array ({error})") from error
+    released, clusters = _read_tensors(segment), _read_tensors(cluster)
+    if codebook.ndim != 2 or clusters.get("cluster_probe", codebook).ndim != 2 or "cluster_probe" not in clusters:
+        raise UserError(f"{cluster}, {modular}: a `cluster_probe` (classes, R) and a codebook (K, D) are expected")
+    prefix = "head" if student else "head_ema"
+    kind = "tr" if f"{prefix}.query_pos" in released else "mlp"
+    num_classes, reduced_dim = clusters["cluster_probe"].shape
+    patches = len(released[f"{prefix}.query_pos"]) if kind == "tr" else 1
+    segmenter = empty_segmenter(
+        kind, codebook.shape[1], reduced_dim, patches, len(codebook), num_classes, 322 if patches == 529 else 320, []
+    )
+    wanted = segmenter.head.state_dict()
+    given = _ours(released, prefix) | ({"codebook": codebook} if kind == "tr" else {})
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in wanted or name not in given or wanted[name].shape != given[name].shape:
+            shapes = [tuple(side[name].shape) if name in side else "absent" for side in (given, wanted)]
+            raise UserError(f"{segment}: {prefix}/{name} is {shapes[0]} where {shapes[1]} is expected")
+    segmenter.head.load_state_dict(given)
+    segmenter.codebook.copy_(codebook)
+    segmenter.cluster_probe.centres.data.copy_(clusters["cluster_probe"])
+    linear = {"classify.weight": released.get("linear.f.weight"), "classify.bias": released.get("linear.f.bias")}
+    if any(v is None for v in linear.values()) or linear["classify.weight"].shape[:2] != (num_classes, reduced_dim):
+        raise UserError(f"{segment}: linear.f does not map {reduced_dim} channels to {num_classes} classes")
+    segmenter.linear_probe.load_state_dict({k: v.flatten(1) if v.ndim == 4 else v for k, v in linear.items()})
+    return segmenter.eval()

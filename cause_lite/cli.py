@@ -1,0 +1,143 @@
+"""The command line: cause-lite data | pretrain | fit | evaluate | segment | verify."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cause_lite.files import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+console = Console()
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
+Out = Annotated[Path, typer.Option(help="The folder to write to; made if absent.")]
+
+
+@app.callback()
+def _about() -> None:
+    """Causal Unsupervised Semantic Segmentation (CAUSE, arXiv 2310.07379), explained and reproduced.
+
+    A first tour, with no download: `cause-lite fit --head mlp --out runs/first`, then
+    `cause-lite evaluate runs/first`, then `cause-lite segment photo.jpg`.
+    """
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="scenes, scenes-coarse or camvid.")]) -> None:
+    """Make or download a data set and report what it holds, by split and class."""
+    from cause_lite import datasets
+
+    datasets.prepare(name, console.print)
+    table = Table(title=f"{name}: share of labelled pixels, %")
+    counted = datasets.class_shares(name)
+    table.add_column("class")
+    for split, (count, _) in counted.items():
+        table.add_column(f"{split} ({count} images)", justify="right")
+    for row, label in enumerate(datasets.load_split(name, next(iter(counted))).classes):
+        table.add_row(label, *(f"{100 * shares[row]:.1f}" for _, shares in counted.values()))
+    console.print(table)
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="scenes or camvid: whose images to learn from, without labels.")],
+    out: Out = Path("runs/backbone"),
+    steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.")] = None,
+    seed: int = 0,
+) -> None:
+    """Pre-train the small ViT by self-supervision. Cut off? The same command goes on where it stopped."""
+    from cause_lite.pretrain import pretrain_and_export, pretraining_recipe
+
+    config = pretraining_recipe(name, seed=seed, steps=steps)
+    pretrain_and_export(config, out)
+    console.print(f"Backbone written to {out}; use it with `cause-lite fit --backbone {out}`.")
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Option(help="scenes, scenes-coarse or camvid.")] = "scenes",
+    head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
+    seed: int = 0,
+    backbone: Annotated[str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")] = None,
+    out: Out = Path("runs/fit"),
+    device: Device = "auto",
+) -> None:
+    """Fit the three steps (clusterbook, head, probes) and write a segmenter."""
+    from cause_lite.recipes import recipe
+    from cause_lite.run import fit_to
+
+    fitted = fit_to(recipe(data, head, seed, backbone), out, device)
+    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
+    console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (slow; needs pydensecrf2).")] = False,
+    device: Device = "auto",
+) -> None:
+    """Score a fitted segmenter: clusters matched to classes over the whole split; writes scores.json there."""
+    from cause_lite.run import evaluate_run
+
+    scores = evaluate_run(run, crf, device)
+    table = Table("prediction", "mIoU %", "pixel accuracy %", title=str(run))
+    for name, score in scores.items():
+        table.add_row(name, f"{score['miou']:.1f}", f"{score['pacc']:.1f}")
+    console.print(table)
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Photographs: PNG, JPEG, ... of any size up to 100 megapixels.")],
+    model: Annotated[str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")] = "scenes",
+    out: Out = Path("segments"),
+    device: Device = "auto",
+) -> None:
+    """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image)."""
+    from cause_lite.run import segment_files
+
+    for written in segment_files(images, model, out, device):
+        console.print(str(written))
+
+
+@app.command()
+def verify(
+    records: Annotated[Path | None, typer.Option(help="Records of a build; _build/records when left out.")] = None,
+    expected: Annotated[Path | None, typer.Option(help="data/expected.json when left out.")] = None,
+) -> None:
+    """Compare the numbers that the last build of the book computed with data/expected.json."""
+    from cause_lite.results import verify as compare
+
+    checks = compare(records, expected)
+    table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
+    show = lambda value: "-" if value is None else f"{value:.4g}"  # noqa: E731
+    for check in checks:
+        style = None if check.status == "ok" else "bold red"
+        table.add_row(check.key, show(check.expected), show(check.tolerance), show(check.found), check.status, style=style)
+    console.print(table)
+    wrong = [check for check in checks if check.status != "ok"]
+    if wrong or not checks:
+        named = ", ".join(f"{check.key} ({check.status})" for check in wrong) or "nothing was computed"
+        raise UserError(f"verify: {len(wrong)} of {len(checks)} numbers do not hold: {named}")
+    console.print(f"All {len(checks)} numbers hold.")
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit status 1."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(f"cause-lite: {' '.join(str(error).split())}")
+    except typer.Abort:
+        sys.exit("cause-lite: stopped")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors
+            sys.exit(f"cause-lite: {error.format_message()}")
+        raise

@@ -1,0 +1,49 @@
+"""From features to numbers: predict, refine, match, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.segmenter import Segmenter
+
+
+def predict_clusters(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) -> Tensor:
+    """Head maps (B, R, h, w) -> the cluster of each pixel (B, H, W)."""
+    return segmenter.similarities(maps, size).argmax(1)
+
+
+def predict_linear(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) -> Tensor:
+    """Head maps (B, R, h, w) -> the supervised linear probe's class of each pixel (B, H, W)."""
+    logits = segmenter.linear_probe(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)
+
+
+@torch.no_grad()
+def evaluate(
+    segmenter: Segmenter, features: Tensor, mirrored: Tensor | None, labels: np.ndarray, num_classes: int,
+    refine: Callable[[Tensor, np.ndarray], Tensor] | None = None, images: np.ndarray | None = None, batch_size: int = 20,
+) -> dict[str, ClusterMetrics]:  # fmt: skip
+    """Score a split: features (N, P, D), of the mirror images too or None, labels (N, H, W).
+
+    Returns metrics named `cluster` (matched by the Hungarian method over the whole split), `linear`
+    (the probe's classes as they are) and, with `refine` and `images`, `crf`.
+    """
+    scores = {name: ClusterMetrics(num_classes) for name in ("cluster", "linear")}
+    if refine:
+        scores["crf"] = ClusterMetrics(num_classes)
+    for start in range(0, len(features), batch_size):
+        part = slice(start, start + batch_size)
+        maps = segmenter.segment_features(features[part], None if mirrored is None else mirrored[part])
+        target = torch.from_numpy(labels[part])
+        similar = segmenter.similarities(maps, target.shape[1:])
+        scores["cluster"].update(similar.argmax(1), target)
+        scores["linear"].update(predict_linear(maps, segmenter, target.shape[1:]), target)
+        if refine:
+            scores["crf"].update(refine(similar, images[part]), target)
+    return scores

@@ -1,0 +1,67 @@
+"""Files that are whole or absent, and errors that a reader can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+
+class UserError(Exception):
+    """What was wrong, where, and what to do; the command line prints it as one line."""
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: `$CAUSE_CACHE`, or the user's cache folder."""
+    folder = Path(os.environ.get("CAUSE_CACHE") or pooch.os_cache("cause-lite"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def project_dir() -> Path:
+    """The folder that holds `data/`: the checkout, or the installed package."""
+    here = Path(__file__).resolve().parent
+    return here if (here / "data").is_dir() else here.parent
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing.
+
+    Raises UserError when the disk refuses the write; nothing is left behind then.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); free space or name another folder") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises UserError naming the file when it is absent or damaged."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); restore it or delete it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__} where an object is expected")
+    return content
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    write_whole(path, lambda part: np.savez(part, **arrays))

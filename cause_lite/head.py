@@ -1,0 +1,93 @@
+"""Step 2's segmentation heads: patch features (B, P, D) -> segment features (B, P, R), and the EMA teacher."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cause_lite.mediator import quantize
+
+
+class TwoBranch(nn.Module):
+    """A linear branch plus a two-layer one, each on its own dropout of the input (STEGO's head)."""
+
+    def __init__(self, dim: int, reduced_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, reduced_dim)
+        self.nonlinear = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Float[Tensor, "b p d"]) -> Float[Tensor, "b p r"]:
+        return self.linear(self.dropout(features)) + self.nonlinear(self.dropout(features))
+
+
+class MLPHead(nn.Module):
+    """CAUSE-MLP: each patch on its own; the clusterbook only picks its positives and negatives."""
+
+    def __init__(self, dim: int, reduced_dim: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.reduce = TwoBranch(dim, reduced_dim, dropout)
+
+    def forward(self, features: Float[Tensor, "b p d"]) -> Float[Tensor, "b p r"]:
+        return self.reduce(features)
+
+
+class ConceptDecoder(nn.Module):
+    """One post-norm decoder layer whose position enters queries and keys, never values (as in DETR)."""
+
+    def __init__(self, dim: int, dropout: float, feedforward: int = 2048) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(dim, num_heads=1, dropout=dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(dim, num_heads=1, dropout=dropout, batch_first=True)
+        self.expand, self.contract = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, concepts: Float[Tensor, "b p d"], position: Float[Tensor, "p d"], features: Float[Tensor, "b p d"]
+    ) -> Float[Tensor, "b p d"]:
+        placed = concepts + position
+        mixed = self.self_attention(placed, placed, concepts, need_weights=False)[0]
+        concepts = self.norm1(concepts + self.dropout(mixed))
+        read = self.cross_attention(concepts + position, features, features, need_weights=False)[0]
+        concepts = self.norm2(concepts + self.dropout(read))
+        wide = self.dropout(torch.relu(self.expand(concepts)))
+        return self.norm3(concepts + self.dropout(self.contract(wide)))
+
+
+class TRHead(nn.Module):
+    """CAUSE-TR: concepts, as queries with a learned position, attend to each other and to the features.
+
+    The codebook (K, D) is a buffer: steps after the first leave it alone. `num_patches` must be a
+    square; at another resolution the positions are resized bilinearly.
+    """
+
+    def __init__(
+        self, dim: int, reduced_dim: int, num_patches: int, codebook: Float[Tensor, "k d"], dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.register_buffer("codebook", codebook.detach().clone())
+        self.query_position = nn.Parameter(torch.randn(num_patches, dim))
+        self.decoder = ConceptDecoder(dim, dropout)
+        self.reduce = TwoBranch(dim, reduced_dim, dropout)
+
+    def positions(self, patches: int) -> Float[Tensor, "p d"]:
+        if patches == len(self.query_position):
+            return self.query_position
+        trained, wanted = round(len(self.query_position) ** 0.5), round(patches**0.5)
+        grid = self.query_position.T.unflatten(1, (trained, trained))[None]
+        resized = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bilinear", align_corners=False)
+        return resized[0].flatten(1).T
+
+    def forward(self, features: Float[Tensor, "b p d"]) -> Float[Tensor, "b p r"]:
+        concepts = quantize(features, self.codebook)[0]
+        decoded = self.decoder(concepts, self.positions(features.shape[1]), features)
+        return self.reduce(features + decoded)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float = 0.99) -> None:
+    """teacher <- decay * teacher + (1 - decay) * student, parameter by parameter, in place."""
+    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+        slow.mul_(decay).add_(fast, alpha=1 - decay)

@@ -1,0 +1,113 @@
+"""Figures of the book: palettes, overlays, grids of images, curves, the causal graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+INK = "#8a8a8a"  # legible on white and on the dark theme's background
+
+
+def palette(count: int) -> np.ndarray:
+    """`count` colours (count, 3) uint8, spread in hue and in lightness so that neighbours differ."""
+    hues = sns.color_palette("husl", count)
+    order = np.argsort(np.arange(count) * 0.618034 % 1)
+    light = np.array([1.0, 0.62, 0.82])[np.arange(count) % 3]
+    return (np.array(hues)[order] * light[:, None] * 255).astype(np.uint8)
+
+
+def colourise(labels: np.ndarray, image: np.ndarray | None = None, share: float = 0.55, classes: int | None = None) -> np.ndarray:
+    """Label map (H, W) -> colours (H, W, 3) uint8, blended onto `image` where one is given; ignored pixels dark."""
+    table = palette(classes or int(labels.max(initial=0)) + 1)
+    colours = table[np.clip(labels, 0, len(table) - 1)].astype(np.float32)
+    colours[labels < 0] = 30
+    if image is not None:
+        colours = share * colours + (1 - share) * image
+    return colours.astype(np.uint8)
+
+
+def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], width: float = 9.0) -> Figure:
+    """Rows of pictures of one size, each row with its name at the left."""
+    columns = max(len(row) for row in rows)
+    height = width / columns * len(rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
+    for name, row, line in zip(row_names, rows, axes, strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for picture, axis in zip(row, line, strict=False):
+            axis.imshow(picture, interpolation="nearest")
+        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", color=INK)
+    figure.subplots_adjust(0.03, 0, 1, 1, 0.02, 0.02)
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def style(axis: plt.Axes) -> plt.Axes:
+    """Thin grey axes and a clear background, for light and dark pages."""
+    axis.figure.patch.set_alpha(0)
+    axis.set_facecolor("none")
+    axis.spines[["top", "right"]].set_visible(False)
+    for spine in axis.spines.values():
+        spine.set_color(INK)
+    axis.tick_params(colors=INK)
+    for text in (axis.xaxis.label, axis.yaxis.label, axis.title):
+        text.set_color(INK)
+    return axis
+
+
+def legend(axis: plt.Axes, **options) -> None:
+    """The axis's legend without a frame, in the ink of both themes."""
+    axis.legend(frameon=False, labelcolor=INK, **options)
+
+
+def curves(series: dict[str, Sequence[float]], xlabel: str, ylabel: str, smooth: int = 1) -> Figure:
+    """Lines by name; with `smooth` > 1, running means over that many points."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    for name, values in series.items():
+        values = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
+        axis.plot(np.arange(len(values)) + 1, values, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    style(axis)
+    if len(series) > 1:
+        legend(axis)
+    return figure
+
+
+def causal_graph(
+    places: dict[str, tuple[float, float]], edges: Sequence[tuple[str, str]], hidden: Sequence[str] = (), notes: dict[str, str] | None = None
+) -> Figure:
+    """A directed graph; hidden nodes are drawn dashed."""
+    figure, axis = plt.subplots(figsize=(6, 2.8))
+    for start, end in edges:
+        line = "dashed" if start in hidden else "solid"
+        axis.add_patch(
+            FancyArrowPatch(
+                places[start], places[end], arrowstyle="-|>", mutation_scale=16, shrinkA=20, shrinkB=20, color=INK, linestyle=line
+            )
+        )
+    for name, (x, y) in places.items():
+        axis.scatter(x, y, s=1300, facecolors="none", edgecolors="#d2691e" if name in hidden else "#3b7dd8",
+                     linestyles="dashed" if name in hidden else "solid", linewidths=2)  # fmt: skip
+        axis.text(x, y, f"${name}$", ha="center", va="center", color=INK, fontsize=14)
+        axis.text(x, y - 0.3, (notes or {}).get(name, ""), ha="center", va="top", color=INK, fontsize=9)
+    axis.set(xlim=(-0.5, 2.5), ylim=(-0.7, 1.4))
+    axis.set_axis_off()
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def pca_colours(features: torch.Tensor) -> np.ndarray:
+    """Features (N, P, D) -> the first three principal components as colours (N, side, side, 3) in 0..1."""
+    flat = features.float().flatten(0, 1)
+    flat = flat - flat.mean(0)
+    _, _, directions = torch.linalg.svd(flat[:: max(1, len(flat) // 5000)], full_matrices=False)
+    parts = flat @ directions[:3].T
+    low, high = parts.quantile(0.02, dim=0), parts.quantile(0.98, dim=0)
+    side = round(features.shape[1] ** 0.5)
+    return ((parts - low) / (high - low)).clamp(0, 1).view(len(features), side, side, 3).numpy()

@@ -1,0 +1,42 @@
+"""Step 3: a cluster probe, trained without labels, and a linear probe, a diagnostic that sees them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ClusterProbe(nn.Module):
+    """One vector for each class-sized cluster, in the head's space; a patch goes to the nearest by cosine."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.empty(num_classes, dim).uniform_(-1 / num_classes, 1 / num_classes))
+
+    def similarity(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, "*b n"]:
+        return F.normalize(x, dim=-1) @ F.normalize(self.centres, dim=-1).T
+
+    def labels(self, x: Float[Tensor, "*b r"]) -> Int[Tensor, "*b"]:
+        """The nearest cluster of each vector, in 0..n-1."""
+        return self.similarity(x).argmax(dim=-1)
+
+    def log_probs(self, x: Float[Tensor, "*b r"], alpha: float = 3.0) -> Float[Tensor, "*b n"]:
+        """log softmax(alpha x cosine) over clusters, what the CRF refines."""
+        return F.log_softmax(alpha * self.similarity(x), dim=-1)
+
+    def loss(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, ""]:
+        """Minus the mean cosine of each (detached) vector to its nearest cluster: spherical k-means."""
+        return -self.similarity(x.detach()).amax(dim=-1).mean()
+
+
+class LinearProbe(nn.Module):
+    """A linear classifier on detached head outputs: it measures, and teaches nothing but itself."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(dim, num_classes)
+
+    def forward(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, "*b n"]:
+        return self.classify(x.detach())

@@ -1,0 +1,34 @@
+"""An optional dense CRF that snaps label maps to image edges (pydensecrf2; the release's constants)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cause_lite.files import UserError
+
+
+def dense_crf(image: np.ndarray, log_probs: np.ndarray, iterations: int = 10) -> np.ndarray:
+    """Refine log-probabilities (n, H, W) by an RGB image (H, W, 3) uint8 -> marginals (n, H, W).
+
+    Gaussian term: sxy 1, compat 3; bilateral term: sxy 67, srgb 3, compat 4 (STEGO's settings).
+    Raises UserError when pydensecrf2 is not installed.
+    """
+    try:
+        from pydensecrf import densecrf
+    except ImportError as error:
+        raise UserError("the CRF needs pydensecrf2; install it with `pip install cause-lite[crf]` or leave --crf out") from error
+    classes, height, width = log_probs.shape
+    crf = densecrf.DenseCRF2D(width, height, classes)
+    crf.setUnaryEnergy(np.ascontiguousarray(-log_probs.reshape(classes, -1), dtype=np.float32))
+    crf.addPairwiseGaussian(sxy=1, compat=3)
+    crf.addPairwiseBilateral(sxy=67, srgb=3, compat=4, rgbim=np.ascontiguousarray(image))
+    return np.array(crf.inference(iterations)).reshape(classes, height, width)
+
+
+def refine_batch(similarities: Tensor, images: np.ndarray, alpha: float = 3.0) -> Tensor:
+    """Cosines to clusters (B, n, H, W) and images (B, H, W, 3) -> refined clusters (B, H, W)."""
+    log_probs = torch.log_softmax(alpha * similarities, dim=1).cpu().numpy()
+    refined = [dense_crf(image, unary).argmax(0) for image, unary in zip(images, log_probs, strict=True)]
+    return torch.from_numpy(np.stack(refined))

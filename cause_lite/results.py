@@ -1,0 +1,117 @@
+"""Run records, headline numbers and their verification."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from cause_lite.files import UserError, project_dir, read_json, write_json
+
+FIELDS = {"key", "value", "unit", "seed", "config_hash", "commit", "environment"}
+
+
+def config_hash(config: object) -> str:
+    """A short hash of a dataclass or dict of settings, equal for equal settings."""
+    plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine kind: what a number may depend on beside its configuration."""
+    packages = {name: version(name) for name in ("torch", "timm", "numpy", "scipy", "scikit-learn")}
+    return packages | {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=project_dir(), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def records_dir() -> Path:
+    """Where a build of the book leaves its headline numbers."""
+    return project_dir() / "_build" / "records"
+
+
+def expected_path() -> Path:
+    return project_dir() / "data" / "expected.json"
+
+
+def record(key: str, value: float, unit: str = "", seed: int | None = None, config: object = None, digits: int = 1) -> None:
+    """Glue a headline number into the page as `key`, and write its record for `verify`.
+
+    Raises UserError when the value is not finite.
+    """
+    from myst_nb import glue
+
+    value = float(value)
+    if not math.isfinite(value):
+        raise UserError(f"record {key}: {value} is not a finite number")
+    entry = {
+        "key": key, "value": value, "unit": unit, "seed": seed, "config_hash": config_hash(config or {}),
+        "commit": commit(), "environment": environment(),
+    }  # fmt: skip
+    write_json(records_dir() / f"{key}.json", entry)
+    glue(key, f"{value:.{digits}f}" + (f" {unit}" if unit else ""), display=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line of `verify`: `status` is ok, moved, missing (not computed) or new (not expected)."""
+
+    key: str
+    expected: float | None
+    tolerance: float | None
+    found: float | None
+    status: str
+
+
+def _expected(path: Path) -> dict[str, dict]:
+    entries = read_json(path)
+    for key, entry in entries.items():
+        numbers = [entry.get(name) for name in ("value", "tolerance")] if isinstance(entry, dict) else [None]
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers) or numbers[1] < 0:
+            raise UserError(f"{path}: {key} needs a finite `value` and a `tolerance` of at least 0")
+    return entries
+
+
+def _found(folder: Path) -> dict[str, float]:
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        entry = read_json(path)
+        if missing := FIELDS - entry.keys():
+            raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; build the book again")
+        found[entry["key"]] = entry["value"]
+    return found
+
+
+def verify(folder: Path | None = None, expected: Path | None = None) -> list[Check]:
+    """Compare what the build computed with data/expected.json; every key of either side is a line."""
+    wanted, found = _expected(expected or expected_path()), _found(folder or records_dir())
+    checks = []
+    for key in sorted(wanted.keys() | found.keys()):
+        want, got = wanted.get(key), found.get(key)
+        if want is None:
+            status = "new"
+        elif got is None:
+            status = "missing"
+        else:
+            status = "ok" if abs(got - want["value"]) <= want["tolerance"] else "moved"
+        checks.append(Check(key, want and want["value"], want and want["tolerance"], got, status))
+    return checks

@@ -1,0 +1,137 @@
+"""What the commands do: fit to a folder, score a folder, segment files."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+
+from cause_lite import checkpoints, results
+from cause_lite.backbone import cached_features, load_backbone
+from cause_lite.datasets import load_split
+from cause_lite.evaluate import evaluate
+from cause_lite.files import UserError, cache_dir, read_json, write_json, write_whole
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.plots import colourise
+from cause_lite.recipes import EVALUATION_SPLIT
+from cause_lite.refine import refine_batch
+from cause_lite.train import FitConfig, Fitted, fit
+
+MOST_PIXELS = 100_000_000
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `mps` -> a device that is there. Raises UserError for another."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if name not in there:
+        raise UserError(f"--device {name}: choose from auto, {', '.join(there)}")
+    if not there[name]:
+        raise UserError(f"--device {name}: this machine has none that torch can use; try --device cpu")
+    return torch.device(name)
+
+
+def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
+    """Fit a recipe and write the segmenter and fit.json (configuration, losses, seconds, commit, environment)."""
+    backbone = load_backbone(config.backbone).to(choose_device(device))
+    fitted = fit(config, load_split(config.data, "train", config.size), backbone)
+    checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
+    about = {
+        "config": dataclasses.asdict(config), "config_hash": results.config_hash(config), "losses": fitted.losses,
+        "seconds": fitted.seconds, "commit": results.commit(), "environment": results.environment(), "date": results.now(),
+    }  # fmt: skip
+    write_json(Path(folder) / "fit.json", about)
+    return fitted
+
+
+def read_config(folder: Path) -> FitConfig:
+    """The configuration that a run was fitted with. Raises UserError when fit.json does not hold one."""
+    about = read_json(Path(folder) / "fit.json")
+    try:
+        return FitConfig(**about["config"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
+
+
+def score_segmenter(segmenter, config: FitConfig, crf: bool = False) -> dict[str, ClusterMetrics]:
+    """A segmenter's metrics on the evaluation split of its data set."""
+    test = load_split(config.data, EVALUATION_SPLIT[config.data], config.size)
+    features = cached_features(segmenter.backbone, test.images, f"Features of {test.name}/{test.split}")
+    mirrored = cached_features(segmenter.backbone, test.images[:, :, ::-1], "Features of the mirror images")
+    refine = refine_batch if crf else None
+    return evaluate(segmenter, features, mirrored, test.labels, len(test.classes), refine, test.images)
+
+
+def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
+    """Metrics as plain numbers for JSON; the IoU of a class that never occurs is None."""
+    plain = {}
+    for name, metrics in scores.items():
+        computed = metrics.compute()
+        iou = [None if np.isnan(value) else round(100 * float(value), 3) for value in computed["iou"]]
+        plain[name] = {k: round(computed[k], 3) for k in ("miou", "pacc")} | {"iou": iou}
+    return plain
+
+
+def evaluate_run(folder: Path, crf: bool = False, device: str = "auto") -> dict[str, dict]:
+    """Score a fitted run, write scores.json beside it, and return the scores."""
+    config = read_config(folder)
+    segmenter = checkpoints.load(folder).to(choose_device(device))
+    scores = plain_scores(score_segmenter(segmenter, config, crf))
+    write_json(Path(folder) / "scores.json", {"scores": scores, "date": results.now(), "commit": results.commit()})
+    return scores
+
+
+def fitted_run(config: FitConfig) -> Path:
+    """The folder of a finished fit of this configuration, fitted now if it is not in the cache."""
+    folder = cache_dir() / "fits" / f"{config.data}-{config.head}-{config.seed}-{results.config_hash(config)}"
+    if not (folder / "fit.json").exists():
+        fit_to(config, folder)
+    return folder
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as RGB (H, W, 3) uint8; 16-bit, grey, palette, CMYK and transparent ones are converted.
+
+    Raises UserError when the file is absent, no image, damaged, or larger than 100 megapixels.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise UserError(f"{path}: {image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
+                if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+                    levels = np.asarray(image, dtype=np.float64)
+                    top = 65535 if image.mode != "F" else max(float(np.nanmax(levels)), 1e-9)
+                    grey = (np.clip(np.nan_to_num(levels) / top, 0, 1) * 255).astype(np.uint8)
+                    return np.repeat(grey[..., None], 3, axis=2)
+                return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: is not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: is damaged or not readable ({error})") from error
+
+
+def segment_files(paths: list[Path], model: str, out: Path, device: str = "auto") -> Iterator[Path]:
+    """Segment image files; yields each label map and overlay once it is whole on disk."""
+    segmenter = checkpoints.load(model).to(choose_device(device))
+    names = [path.stem for path in paths]
+    for path in track(paths, "Segmenting", transient=True):
+        image = read_image(path)
+        labels = segmenter.segment(image)
+        # Two inputs of one stem (a.png, a.jpg) must not overwrite each other's output.
+        stem = path.name if names.count(path.stem) > 1 else path.stem
+        overlay = Image.fromarray(colourise(labels, image))
+        for suffix, picture in (("labels", Image.fromarray(labels)), ("overlay", overlay)):
+            target = Path(out) / f"{stem}.{suffix}.png"
+            write_whole(target, lambda part, picture=picture: picture.save(part, format="PNG"))
+            yield target

@@ -1,0 +1,59 @@
+"""Shared fixtures: the reference vectors, and small data that stands in for the real thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cause_lite import scenes
+from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
+from cause_lite.datasets import Split
+from cause_lite.train import FitConfig
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Every test run keeps its caches to itself."""
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def reference():
+    """name -> the arrays of a reference file as tensors."""
+
+    def read(name: str) -> dict[str, torch.Tensor]:
+        with np.load(REFERENCE / f"{name}.npz") as arrays:
+            return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def few_scenes() -> Split:
+    views = [scenes.render(0, "train", index) for index in range(24)]
+    labels = np.stack([v.labels for v in views]).astype(np.int16)
+    return Split("scenes", "train", scenes.FINE_CLASSES, np.stack([v.image for v in views]), labels)
+
+
+@pytest.fixture(scope="session")
+def small_backbone() -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(build_vit(grid=16, patch=8, width=32, depth=1, heads=2), "small", IMAGE_MEAN, IMAGE_STD)
+
+
+@pytest.fixture
+def quick() -> FitConfig:
+    """A recipe small enough for a test."""
+    return FitConfig(
+        size=128, batch_size=4, num_concepts=32, reduced_dim=16, projection_dim=32, bank_capacity=4, cell=4, probe_epochs=2
+    )
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
