@@ -1,4 +1,4 @@
-"""The command line: cause-lite data | pretrain | fit | evaluate | segment | verify."""
+"""The command line: cause-lite data | pretrain | fit | evaluate | reproduce | segment | verify."""
 
 from __future__ import annotations
 
@@ -91,6 +91,27 @@ def evaluate(
     for name, score in scores.items():
         table.add_row(name, f"{score['miou']:.1f}", f"{score['pacc']:.1f}")
     console.print(table)
+
+
+@app.command()
+def reproduce(
+    data: Annotated[str, typer.Argument(help="The data set whose table to fill: scenes, scenes-coarse or camvid.")],
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 3,
+    crf: Annotated[bool, typer.Option(help="Also refine the first seed with the dense CRF.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The record file; data/records/NAME.json when left out.")] = None,
+) -> None:
+    """Run every row of a data set's table, baselines included, and write the run records that the book shows."""
+    from cause_lite.experiments import summary, table_records
+    from cause_lite.files import project_dir, write_json
+
+    records = []
+    for record in table_records(data, seeds, crf):
+        records.append(record)
+        console.print(f"seed {record['seed']}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+    target = out or project_dir() / "data" / "records" / f"{data}.json"
+    write_json(target, {"records": records})
+    console.print(summary(records).round(1).to_string())
+    console.print(f"Records written to {target}")
 
 
 @app.command()

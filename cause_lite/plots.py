@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
@@ -111,3 +112,37 @@ def pca_colours(features: torch.Tensor) -> np.ndarray:
     low, high = parts.quantile(0.02, dim=0), parts.quantile(0.98, dim=0)
     side = round(features.shape[1] ** 0.5)
     return ((parts - low) / (high - low)).clamp(0, 1).view(len(features), side, side, 3).numpy()
+
+
+def results_table(table: pd.DataFrame) -> pd.io.formats.style.Styler:
+    """A summary of run records as `mean ± spread`."""
+    text = pd.DataFrame(index=table.index.rename(None))
+    for score, name in (("miou", "mIoU, %"), ("pacc", "pAcc, %")):
+        pairs = zip(table[(score, "mean")], table[(score, "std")], strict=True)
+        text[name] = [f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.1f}" for mean, std in pairs]
+    text["seeds"] = table["seeds"]
+    return text.style
+
+
+def seed_dots(records: list[dict]) -> Figure:
+    """One dot a seed and method, mIoU across."""
+    frame = pd.DataFrame(records)
+    figure, axis = plt.subplots(figsize=(8, 0.42 * frame["method"].nunique() + 0.8))
+    sns.stripplot(frame, x="miou", y="method", ax=axis, jitter=False, alpha=0.75, color="#3b7dd8", size=7)
+    axis.set(xlabel="mIoU, %", ylabel="", xlim=(0, None))
+    axis.grid(axis="x", alpha=0.25)
+    style(axis)
+    return figure
+
+
+def class_heatmap(records: list[dict], classes: Sequence[str]) -> Figure:
+    """IoU of each class and method, mean over seeds, in percent."""
+    frame = pd.DataFrame(records)
+    values = np.array(frame["iou"].tolist(), dtype=float)
+    means = pd.DataFrame(values, columns=classes).groupby(frame["method"], sort=False).mean()
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(means) + 1.2))
+    sns.heatmap(means, annot=True, fmt=".0f", cmap="viridis", vmin=0, vmax=80, cbar=False, ax=axis, annot_kws={"size": 8})
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=45)
+    style(axis)
+    return figure

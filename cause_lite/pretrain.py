@@ -42,7 +42,7 @@ class PretrainConfig:
     split: str
     grid: int  # patches a side at evaluation: the window positions are drawn from
     seed: int = 0
-    steps: int = 4000
+    steps: int = 2600
     batch_size: int = 64
     crop: int = 64
     patch: int = 8
@@ -53,7 +53,9 @@ class PretrainConfig:
     projection: int = 64
     shared: int = 4  # points a side that the overlap of two views is read at
     mask_ratio: float = 0.3
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # falls along a cosine that would end at `horizon`,
+    horizon: int = 3600
+    cooldown: int = 300  # and linearly to 0 over the last steps
     weight_decay: float = 0.04
     warmup: int = 100
     average: float = 0.98  # decay of the weights' moving average, which ships
@@ -214,9 +216,9 @@ class Pretraining:
 
     def _update(self, loss: Tensor) -> None:
         config = self.config
-        warm = min(1.0, (self.step + 1) / config.warmup)
+        ramp = min(1.0, (self.step + 1) / config.warmup, (config.steps - self.step) / config.cooldown)
         for group in self.optimizer.param_groups:
-            group["lr"] = warm * cosine_schedule(self.step, config.steps, config.learning_rate, 1e-5)
+            group["lr"] = ramp * cosine_schedule(self.step, config.horizon, config.learning_rate, 1e-5)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip)
@@ -253,8 +255,8 @@ def pretrain(images: np.ndarray, config: PretrainConfig, folder: Path, save_ever
 
 
 RECIPES = {
-    "scenes": PretrainConfig("scenes", "pretrain", grid=16, steps=3600),
-    "camvid": PretrainConfig("camvid", "train", grid=40, steps=3000, crop=80, batch_size=48),
+    "scenes": PretrainConfig("scenes", "pretrain", grid=16, steps=2600),
+    "camvid": PretrainConfig("camvid", "train", grid=40, steps=2000, horizon=3000, crop=80, batch_size=48),
 }
 
 

@@ -88,7 +88,7 @@ def _expected(path: Path) -> dict[str, dict]:
         numbers = [entry.get(name) for name in ("value", "tolerance")] if isinstance(entry, dict) else [None]
         if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers) or numbers[1] < 0:
             raise UserError(f"{path}: {key} needs a finite `value` and a `tolerance` of at least 0")
-    return entries
+    return {key: {"value": float(e["value"]), "tolerance": float(e["tolerance"])} for key, e in entries.items()}
 
 
 def _found(folder: Path) -> dict[str, float]:

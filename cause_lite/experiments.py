@@ -1,0 +1,98 @@
+"""The table of a data set: every method over seeds in one harness, as run records."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from torch.nn import functional as F
+
+from cause_lite import baselines, checkpoints, results
+from cause_lite.backbone import cached_features, load_backbone
+from cause_lite.datasets import Split, load_split
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.probe import ClusterProbe
+from cause_lite.recipes import EVALUATION_SPLIT, HEADS, recipe
+from cause_lite.run import fitted_run, score_segmenter
+from cause_lite.train import FitConfig, head_outputs, kmeans
+
+COLOUR_KMEANS = "k-means on colour and height"
+FEATURE_KMEANS = "k-means on features"
+SUPERVISED = "linear probe on features"
+CAUSE = {"tr": "CAUSE-TR", "mlp": "CAUSE-MLP"}
+
+
+def _record(method: str, config: FitConfig, metrics: ClusterMetrics, seconds: float) -> dict:
+    scores = metrics.compute()
+    return {
+        "method": method, "data": config.data, "split": EVALUATION_SPLIT[config.data], "seed": config.seed,
+        "miou": round(scores["miou"], 4), "pacc": round(scores["pacc"], 4),
+        "iou": [None if np.isnan(v) else round(100 * float(v), 3) for v in scores["iou"]],
+        "confusion": metrics.confusion.tolist(), "seconds": round(seconds, 1), "config": dataclasses.asdict(config),
+        "config_hash": results.config_hash(config), "commit": results.commit(),
+        "environment": results.environment(), "date": results.now(),
+    }  # fmt: skip
+
+
+def baseline_records(config: FitConfig, train: Split, test: Split) -> Iterator[dict]:
+    """k-means on colour and height, k-means on features, and the supervised linear probe, for one seed."""
+    backbone, classes = load_backbone(config.backbone), len(test.classes)
+    features = cached_features(backbone, train.images, "Training features")
+    seen = baselines.TestFeatures(
+        cached_features(backbone, test.images, "Test features"),
+        cached_features(backbone, test.images[:, :, ::-1], "Features of the mirror images"),
+    )
+    methods = {
+        COLOUR_KMEANS: lambda: baselines.score_colour_kmeans(train, test, config.seed),
+        FEATURE_KMEANS: lambda: baselines.score_feature_kmeans(features, seen, test.labels, classes, config.seed),
+        SUPERVISED: lambda: baselines.score_supervised(features, train.labels, seen, test.labels, classes, config),
+    }
+    for method, score in methods.items():
+        start = time.perf_counter()
+        metrics = score()
+        yield _record(method, config, metrics, time.perf_counter() - start)
+
+
+def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
+    """One head and seed: its cluster probe, k-means on the same head output, its linear probe, and the CRF."""
+    start = time.perf_counter()
+    segmenter = checkpoints.load(fitted_run(config))
+    scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head]
+    seconds = time.perf_counter() - start
+    yield _record(name, config, scores["cluster"], seconds)
+    yield _record(f"{name}, linear probe", config, scores["linear"], seconds)
+    if crf:
+        yield _record(f"{name}, CRF", config, scores["crf"], seconds)
+    features = cached_features(segmenter.backbone, train.images, "Training features")
+    outputs = F.normalize(head_outputs(segmenter.head, features).flatten(0, 1), dim=-1)
+    classes = len(train.classes)
+    segmenter.cluster_probe = ClusterProbe(classes, config.reduced_dim)
+    segmenter.cluster_probe.centres.data = kmeans(outputs, classes, config.seed)
+    yield _record(f"{name}, k-means on the head", config, score_segmenter(segmenter, config)["cluster"], seconds)
+
+
+def table_records(data: str, seeds: int, crf: bool = False) -> Iterator[dict]:
+    """Every row of a data set's table, for seeds 0..seeds-1."""
+    for seed in range(seeds):
+        config = recipe(data, HEADS[0], seed)
+        train, test = (load_split(data, split, config.size) for split in ("train", EVALUATION_SPLIT[data]))
+        yield from baseline_records(config, train, test)
+        for head in HEADS:
+            yield from cause_records(recipe(data, head, seed), train, crf and seed == 0)
+
+
+def summary(records: list[dict]) -> pd.DataFrame:
+    """Mean and spread (sample standard deviation) over seeds, a row a method, in the order met."""
+    frame = pd.DataFrame(records)
+    grouped = frame.groupby("method", sort=False)
+    table = grouped[["miou", "pacc"]].agg(["mean", "std"])
+    table["seeds"] = grouped["seed"].nunique()
+    return table
+
+
+def mean_score(records: list[dict], method: str, score: str = "miou") -> float:
+    """A method's mean over seeds, in percent."""
+    return float(np.mean([r[score] for r in records if r["method"] == method]))

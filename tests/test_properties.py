@@ -1,0 +1,187 @@
+"""What must hold for any input: gradients, invariances, degenerate images, half precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.mediator import modularity_loss, modularity_matrix, quantize, sample_grid
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.probe import ClusterProbe, LinearProbe
+
+seeds = st.integers(0, 2**31 - 1)
+few = settings(max_examples=25, deadline=None)
+
+
+def drawn(seed: int, *shape: int, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def contrastive_inputs(seed: int, dtype=torch.float64) -> dict[str, torch.Tensor]:
+    shapes = {"features": (3, 9, 6), "codebook": (5, 6), "projected": (3, 9, 7), "projected_teacher": (3, 9, 7)}
+    return {name: drawn(seed + i, *shape, dtype=dtype) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def naive_modularity(features: torch.Tensor, codebook: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The published formula as it reads, with the (B, K, P, P) tensor."""
+    graph, total = modularity_matrix(features)
+    unit, codes = (torch.nn.functional.normalize(x, dim=-1) for x in (features, codebook))
+    membership = (unit @ codes.T).clamp(min=0).transpose(1, 2)
+    shared = torch.tanh(membership[:, :, :, None] * membership[:, :, None, :] / temperature).amax(1)
+    return -(graph / total * shared).sum((1, 2)).mean()
+
+
+@few
+@given(seeds)
+def test_fused_modularity_equals_the_plain_formula(seed):
+    features = drawn(seed, 2, 9, 5)
+    codebooks = [drawn(seed + 1, 4, 5).requires_grad_() for _ in range(2)]
+    losses = [f(features, c, 0.1) for f, c in zip((modularity_loss, naive_modularity), codebooks, strict=True)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(c.grad for c in codebooks))
+
+
+def test_gradients():
+    features = drawn(0, 2, 9, 5)
+    assert torch.autograd.gradcheck(lambda c: modularity_loss(features, c), drawn(1, 4, 5).requires_grad_())
+    inputs = contrastive_inputs(2)
+    bank = (drawn(3, 8, 7), torch.arange(8) % 5)
+
+    def loss(projected):
+        return concept_contrastive_loss(**(inputs | {"projected": projected}), bank=bank, chunk=4)
+
+    assert torch.autograd.gradcheck(loss, inputs["projected"].requires_grad_())
+
+
+@few
+@given(seeds)
+def test_modularity_ignores_the_order_of_images_patches_and_concepts(seed):
+    features, codebook = drawn(seed, 3, 9, 5), drawn(seed + 1, 4, 5)
+    loss = modularity_loss(features, codebook)
+    shuffle = torch.Generator().manual_seed(seed)
+    images, patches, concepts = (torch.randperm(n, generator=shuffle) for n in (3, 9, 4))
+    torch.testing.assert_close(modularity_loss(features[images][:, patches], codebook[concepts]), loss)
+
+
+@few
+@given(seeds)
+def test_contrast_ignores_the_order_of_images_patches_and_concepts(seed):
+    inputs = contrastive_inputs(seed)
+    loss = concept_contrastive_loss(**inputs)
+    shuffle = torch.Generator().manual_seed(seed)
+    images, patches, concepts = (torch.randperm(n, generator=shuffle) for n in (3, 9, 5))
+    moved = {k: v[concepts] if k == "codebook" else v[images][:, patches] for k, v in inputs.items()}
+    torch.testing.assert_close(concept_contrastive_loss(**moved), loss)
+
+
+def test_an_image_without_positives_contributes_nothing():
+    codebook = torch.eye(4, dtype=torch.float64)
+    features = torch.stack([codebook, codebook[[0, 0, 1, 1]]])  # the first image: four different concepts
+    other = torch.stack([drawn(1, 4, 5), drawn(2, 4, 5)]).requires_grad_()
+    alone = concept_contrastive_loss(features[:1], codebook, other[:1], other[:1])
+    assert alone == 0
+    loss = concept_contrastive_loss(features[:1].repeat(2, 1, 1)[:, :1], codebook, other[:, :1], other[:, :1])
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(other.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_finite(dtype):
+    inputs = {k: v.to(dtype) for k, v in contrastive_inputs(5, torch.float32).items()}
+    projected = inputs["projected"].requires_grad_()
+    loss = concept_contrastive_loss(**inputs)
+    loss.backward()
+    codebook = inputs["codebook"].detach().clone().requires_grad_()
+    modularity = modularity_loss(inputs["features"], codebook)
+    modularity.backward()
+    for value in (loss, projected.grad, modularity, codebook.grad):
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 1), (1, 4, 4, 1), (2, 1, 3, 5)])
+def test_degenerate_sizes_behave(shape):
+    batch, patches, dim, concepts = shape
+    features, codebook = drawn(0, batch, patches, dim), drawn(1, concepts, dim).requires_grad_()
+    loss = modularity_loss(features, codebook)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(codebook.grad).all()
+
+
+@few
+@given(seeds, st.integers(2, 6), st.integers(0, 3))
+def test_scores_ignore_the_numbering_of_clusters(seed, classes, more):
+    """Clusters follow classes two times in three, so that the best matching is unique."""
+    rng, clusters = np.random.default_rng(seed), classes + more
+    target = rng.integers(0, classes, (3, 32, 32))
+    preds = torch.from_numpy(np.where(rng.random(target.shape) < 0.67, target, rng.integers(0, clusters, target.shape)))
+    target = torch.from_numpy(np.where(rng.random(target.shape) < 0.1, -1, target))
+    renumbered = torch.from_numpy(rng.permutation(clusters))[preds]
+    scores = []
+    for predicted in (preds, renumbered):
+        metrics = ClusterMetrics(classes, clusters)
+        metrics.update(predicted, target)
+        scores.append(metrics.compute())
+    np.testing.assert_allclose(scores[0].pop("iou"), scores[1].pop("iou"))
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_perfect_clusters_score_one_hundred_whatever_their_names():
+    target = torch.arange(5).repeat(4, 5)
+    metrics = ClusterMetrics(5)
+    metrics.update((target + 2) % 5, target)
+    assert metrics.compute()["miou"] == metrics.compute()["pacc"] == pytest.approx(100)
+
+
+def test_metrics_refuse_clusters_out_of_range():
+    with pytest.raises(ValueError, match="outside"):
+        ClusterMetrics(3).update(torch.tensor([3]), torch.tensor([0]))
+
+
+@few
+@given(seeds, st.integers(1, 6))
+def test_the_bank_keeps_the_newest_half_of_each_concept(seed, capacity):
+    generator, bank = torch.Generator().manual_seed(seed), ConceptBank(3, 4, capacity)
+    for _ in range(4):
+        concepts = torch.randint(3, (17,), generator=generator)
+        vectors = torch.randn(17, 4, generator=generator)
+        before = bank.filled.clone()
+        bank.update(vectors, concepts, generator)
+        new = torch.bincount(concepts, minlength=3) // 2
+        assert torch.equal(bank.filled, (before + new).clamp(max=capacity))
+        stored, owner = bank.contents()
+        torch.testing.assert_close(stored.norm(dim=1), torch.ones(len(stored)))
+        for concept in range(3):
+            latest = stored[owner == concept] @ torch.nn.functional.normalize(vectors[concepts == concept], dim=1).T
+            held = int((latest > 1 - 1e-5).any(1).sum()) if latest.numel() else 0
+            assert held == min(int(new[concept]), capacity)
+
+
+def test_sampling_keeps_one_patch_of_each_cell():
+    features = torch.arange(16.0).view(1, 16, 1)
+    kept = sample_grid(features, 2, torch.tensor([0, 1, 2, 3]))
+    assert kept.flatten().tolist() == [0.0, 3.0, 12.0, 15.0]
+    with pytest.raises(ValueError, match="square grid"):
+        sample_grid(features, 3, torch.tensor([0]))
+
+
+def test_quantize_takes_the_nearest_by_angle():
+    codebook = torch.tensor([[10.0, 0.0], [0.0, 0.1]])
+    assert quantize(torch.tensor([[[1.0, 2.0]]]), codebook)[1].item() == 1
+
+
+def test_the_linear_probe_teaches_nothing_but_itself():
+    x = torch.randn(4, 6, requires_grad=True)
+    probe = LinearProbe(3, 6)
+    probe(x).sum().backward()
+    assert x.grad is None and probe.classify.weight.grad is not None
+
+
+def test_probe_probabilities_sum_to_one():
+    log_probs = ClusterProbe(5, 3).log_probs(torch.randn(7, 3))
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(7))
