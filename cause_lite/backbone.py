@@ -88,21 +88,30 @@ def cached_features(backbone: Backbone, images: np.ndarray, note: str) -> Float[
 
 
 def bundled_dir() -> Path:
+    """The backbones that ship, or whose cards do."""
     return project_dir() / "data" / "backbones"
 
 
-def load_backbone(name: str) -> Backbone:
-    """A bundled backbone by name (`scenes`), a folder that `cause-lite pretrain` wrote, or a timm name.
+def pretrained_dir(name: str) -> Path:
+    """Where `cause-lite pretrain NAME` leaves a backbone unless told otherwise."""
+    return cache_dir() / "backbones" / name
 
-    Raises UserError when the name is unknown or pretrained weights cannot be had.
+
+def load_backbone(name: str) -> Backbone:
+    """A backbone that ships or was pre-trained here (`scenes`, `camvid`), a folder that `cause-lite pretrain` wrote,
+    or a timm name. Raises UserError when the name is unknown or its weights cannot be had.
     """
-    for folder in (bundled_dir() / name, Path(name)):
-        if (folder / "vit.json").exists():
+    for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
+        if (folder / "vit.safetensors").exists():
             return _ours(folder)
+    if (bundled_dir() / name / "vit.json").exists():
+        raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
     try:
         vit = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
     except Exception as error:
-        raise UserError(f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand ({error})") from error
+        raise UserError(
+            f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand ({error})"
+        ) from error
     return Backbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
 
 

@@ -22,7 +22,7 @@ def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
     return torch.cat([torch.from_numpy(images).float() / 255, rows], dim=3)
 
 
-def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 1.0) -> ClusterMetrics:
+def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.5) -> ClusterMetrics:
     """k-means on the colour and height of single pixels."""
     classes, every = len(test.classes), 4
     centres = kmeans(colour_and_height(train.images[:, ::every, ::every], weight).flatten(0, 2), classes, seed)
@@ -56,7 +56,9 @@ class TestFeatures:
         return F.interpolate(mean, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
-def score_feature_kmeans(train: Tensor, test: TestFeatures, labels: np.ndarray, classes: int, seed: int) -> ClusterMetrics:
+def score_feature_kmeans(
+    train: Tensor, test: TestFeatures, labels: np.ndarray, classes: int, seed: int
+) -> ClusterMetrics:
     """k-means on unit backbone features (N, P, D), predicted with mirror averaging and upsampling."""
     centres = kmeans(F.normalize(train.float(), dim=-1).flatten(0, 1), classes, seed)
     metrics = ClusterMetrics(classes)

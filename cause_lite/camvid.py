@@ -58,7 +58,9 @@ def extract(archive: Path, root: Path) -> None:
                 parts = PurePosixPath(member.filename).parts
                 if len(parts) >= 3 and parts[-3] == "CamVid" and parts[-2] in FOLDERS and parts[-1].endswith(".png"):
                     if member.file_size > LARGEST_FILE:
-                        raise UserError(f"{archive}: {member.filename} claims {member.file_size:,} bytes; the download is not CamVid")
+                        raise UserError(
+                            f"{archive}: {member.filename} claims {member.file_size:,} bytes; this is not CamVid"
+                        )
                     target = staging / parts[-2] / parts[-1]
                     target.parent.mkdir(exist_ok=True)
                     target.write_bytes(packed.read(member))
@@ -83,10 +85,13 @@ def fetch(say: Callable[[str], None]) -> Path:
         return root
     say(LICENCE)
     try:
-        archive = pooch.retrieve(URL, known_hash=None, path=cache_dir(), fname=f"camvid-{COMMIT[:8]}.zip", progressbar=True)
+        archive = pooch.retrieve(
+            URL, known_hash=None, path=cache_dir(), fname=f"camvid-{COMMIT[:8]}.zip", progressbar=True
+        )
     except Exception as error:
         raise UserError(
-            f"camvid: could not be downloaded from {URL} ({error}); get it by other means and set CAUSE_DATA to the folder above CamVid"
+            f"camvid: could not be downloaded from {URL} ({error}); "
+            "get it by other means and set CAUSE_DATA to the folder above CamVid"
         ) from error
     extract(Path(archive), root)
     Path(archive).unlink()

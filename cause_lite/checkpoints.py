@@ -16,7 +16,17 @@ from cause_lite.files import UserError, project_dir, read_json, write_json, writ
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import Segmenter, build_head
 
-SHAPE_FIELDS = {"head", "dim", "reduced_dim", "num_patches", "num_concepts", "num_classes", "size", "classes", "backbone"}
+SHAPE_FIELDS = {
+    "head",
+    "dim",
+    "reduced_dim",
+    "num_patches",
+    "num_concepts",
+    "num_classes",
+    "size",
+    "classes",
+    "backbone",
+}
 
 
 def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
@@ -34,9 +44,14 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
 
     Raises UserError when nothing is found there, or what is found is damaged.
     """
-    folder = next((f for f in (project_dir() / "data" / "segmenters" / str(name), Path(name)) if (f / "segmenter.json").exists()), None)
+    folder = next(
+        (f for f in (project_dir() / "data" / "segmenters" / str(name), Path(name)) if (f / "segmenter.json").exists()),
+        None,
+    )
     if folder is None:
-        raise UserError(f"{name}: no segmenter of that name ships and no folder there holds segmenter.json; run `cause-lite fit`")
+        raise UserError(
+            f"{name}: no segmenter of that name ships and no folder there holds segmenter.json; run `cause-lite fit`"
+        )
     shape = read_json(folder / "segmenter.json")
     if missing := SHAPE_FIELDS - shape.keys():
         raise UserError(f"{folder / 'segmenter.json'}: lacks {', '.join(sorted(missing))}")
@@ -52,13 +67,20 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
 
 
 def empty_segmenter(
-    head: str, dim: int, reduced_dim: int, num_patches: int, num_concepts: int, num_classes: int, size: int, classes: list[str]
+    head: str,
+    dim: int,
+    reduced_dim: int,
+    num_patches: int,
+    num_concepts: int,
+    num_classes: int,
+    size: int,
+    classes: list[str],
 ) -> Segmenter:
     """A segmenter of the given shape, its weights still to be loaded."""
     codebook = torch.zeros(num_concepts, dim)
     return Segmenter(
         build_head(head, dim, reduced_dim, num_patches, codebook), codebook,
-        ClusterProbe(num_classes, reduced_dim), LinearProbe(num_classes, reduced_dim), size=size, classes=tuple(classes),
+        ClusterProbe(num_classes, reduced_dim), LinearProbe(num_classes, reduced_dim), None, size, tuple(classes),
     )  # fmt: skip
 
 
@@ -74,7 +96,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: is not a file of tensors that is safe to load ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{path}: is not a file of tensors that is safe to load ({str(error).splitlines()[0]})"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path}: holds something else than named tensors")
     return content

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from cause_lite.files import UserError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
 console = Console()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
@@ -47,16 +49,19 @@ def data(name: Annotated[str, typer.Argument(help="scenes, scenes-coarse or camv
 @app.command()
 def pretrain(
     name: Annotated[str, typer.Argument(help="scenes or camvid: whose images to learn from, without labels.")],
-    out: Out = Path("runs/backbone"),
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to; where `fit` looks for it when left out.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.")] = None,
     seed: int = 0,
 ) -> None:
     """Pre-train the small ViT by self-supervision. Cut off? The same command goes on where it stopped."""
+    from cause_lite.backbone import pretrained_dir
     from cause_lite.pretrain import pretrain_and_export, pretraining_recipe
 
-    config = pretraining_recipe(name, seed=seed, steps=steps)
-    pretrain_and_export(config, out)
-    console.print(f"Backbone written to {out}; use it with `cause-lite fit --backbone {out}`.")
+    folder = out or pretrained_dir(name)
+    pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
+    console.print(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")
 
 
 @app.command()
@@ -64,7 +69,9 @@ def fit(
     data: Annotated[str, typer.Option(help="scenes, scenes-coarse or camvid.")] = "scenes",
     head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
     seed: int = 0,
-    backbone: Annotated[str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")
+    ] = None,
     out: Out = Path("runs/fit"),
     device: Device = "auto",
 ) -> None:
@@ -107,7 +114,9 @@ def reproduce(
     records = []
     for record in table_records(data, seeds, crf):
         records.append(record)
-        console.print(f"seed {record['seed']}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+        console.print(
+            f"seed {record['seed']}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %"
+        )
     target = out or project_dir() / "data" / "records" / f"{data}.json"
     write_json(target, {"records": records})
     console.print(summary(records).round(1).to_string())
@@ -117,7 +126,9 @@ def reproduce(
 @app.command()
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Photographs: PNG, JPEG, ... of any size up to 100 megapixels.")],
-    model: Annotated[str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")] = "scenes",
+    model: Annotated[
+        str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")
+    ] = "scenes",
     out: Out = Path("segments"),
     device: Device = "auto",
 ) -> None:
@@ -141,7 +152,9 @@ def verify(
     show = lambda value: "-" if value is None else f"{value:.4g}"  # noqa: E731
     for check in checks:
         style = None if check.status == "ok" else "bold red"
-        table.add_row(check.key, show(check.expected), show(check.tolerance), show(check.found), check.status, style=style)
+        table.add_row(
+            check.key, show(check.expected), show(check.tolerance), show(check.found), check.status, style=style
+        )
     console.print(table)
     wrong = [check for check in checks if check.status != "ok"]
     if wrong or not checks:

@@ -60,7 +60,9 @@ def _scenes(split: str) -> Split:
     if not path.exists():
         numbers = track(range(scenes.SPLITS[split]), f"Rendering scenes/{split}", transient=True)
         views = [scenes.render(0, split, index) for index in numbers]
-        write_arrays(path, {"images": np.stack([v.image for v in views]), "labels": np.stack([v.labels for v in views])})
+        write_arrays(
+            path, {"images": np.stack([v.image for v in views]), "labels": np.stack([v.labels for v in views])}
+        )
     with np.load(path) as arrays:
         return Split("scenes", split, scenes.FINE_CLASSES, arrays["images"], arrays["labels"].astype(np.int16))
 

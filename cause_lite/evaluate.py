@@ -27,7 +27,8 @@ def predict_linear(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) ->
 @torch.no_grad()
 def evaluate(
     segmenter: Segmenter, features: Tensor, mirrored: Tensor | None, labels: np.ndarray, num_classes: int,
-    refine: Callable[[Tensor, np.ndarray], Tensor] | None = None, images: np.ndarray | None = None, batch_size: int = 20,
+    refine: Callable[[Tensor, np.ndarray], Tensor] | None = None, images: np.ndarray | None = None,
+    batch_size: int = 20,
 ) -> dict[str, ClusterMetrics]:  # fmt: skip
     """Score a split: features (N, P, D), of the mirror images too or None, labels (N, H, W).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -40,9 +41,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(part)
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error}); free space or name another folder") from error
+        raise UserError(
+            f"{path}: could not be written ({error.strerror or error}); free space or name another folder"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:

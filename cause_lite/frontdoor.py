@@ -22,15 +22,13 @@ class ConceptBank:
     counts what each concept holds, `cursor` (K,) is where its next vector goes.
     """
 
-    def __init__(
-        self, num_concepts: int, dim: int, capacity: int = 100, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, num_concepts: int, dim: int, capacity: int = 100, device: torch.device | str = "cpu") -> None:
         self.num_concepts, self.capacity = num_concepts, capacity
         self.vectors = torch.zeros(num_concepts * capacity, dim, device=device)
         self.filled = torch.zeros(num_concepts, dtype=torch.long, device=device)
         self.cursor = torch.zeros(num_concepts, dtype=torch.long, device=device)
 
-    def contents(self) -> tuple[Float[Tensor, "m j"], Int[Tensor, "m"]]:
+    def contents(self) -> tuple[Float[Tensor, "m j"], Int[Tensor, " m"]]:
         """All stored vectors and the concept of each."""
         slot = torch.arange(self.capacity, device=self.filled.device)
         held = (slot < self.filled[:, None]).flatten()
@@ -38,9 +36,7 @@ class ConceptBank:
         return self.vectors[held], concept[held]
 
     @torch.no_grad()
-    def update(
-        self, vectors: Float[Tensor, "n j"], concepts: Int[Tensor, "n"], generator: torch.Generator
-    ) -> None:
+    def update(self, vectors: Float[Tensor, "n j"], concepts: Int[Tensor, " n"], generator: torch.Generator) -> None:
         """Store a random half of each concept's new vectors, dropping its oldest beyond capacity.
 
         int(n / 2) of n are kept, so a concept met once leaves nothing behind, as in the release.
@@ -109,7 +105,7 @@ def concept_contrastive_loss(
     codebook: Float[Tensor, "k d"],
     projected: Float[Tensor, "b p j"],
     projected_teacher: Float[Tensor, "b p j"],
-    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, "m"]] | None = None,
+    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
@@ -123,7 +119,7 @@ def concept_contrastive_loss(
     over images. With a bank that holds something, the mean of the two losses. The gradient reaches
     `projected` alone. An image whose anchors have no positive contributes nothing.
     """
-    batch, patches, width = projected.shape
+    batch, patches, _ = projected.shape
     concept = quantize(features, codebook)[1].flatten()
     unit = F.normalize(codebook.detach(), dim=-1)
     alike = unit @ unit.T
@@ -134,9 +130,7 @@ def concept_contrastive_loss(
     keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
 
     def term(keys: Tensor, key_concept: Tensor, own: bool) -> Tensor:
-        total, pairs = _InfoNCE.apply(
-            anchors, keys, concept, key_concept, positive, counted, own, temperature, chunk
-        )
+        total, pairs = _InfoNCE.apply(anchors, keys, concept, key_concept, positive, counted, own, temperature, chunk)
         per_image, pairs = total.view(batch, patches).sum(1), pairs.view(batch, patches).sum(1)
         return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
 

@@ -90,16 +90,12 @@ def quantize(
     return codebook[index], index
 
 
-def draw_cells(
-    batch: int, patches: int, cell: int, generator: torch.Generator
-) -> Int[Tensor, "n"]:
+def draw_cells(batch: int, patches: int, cell: int, generator: torch.Generator) -> Int[Tensor, " n"]:
     """One draw in 0..cell^2-1 for each cell x cell block of each image, for `sample_grid`."""
     return torch.randint(cell * cell, (batch * patches // cell**2,), generator=generator)
 
 
-def sample_grid(
-    features: Float[Tensor, "b p d"], cell: int, draws: Int[Tensor, "n"]
-) -> Float[Tensor, "b q d"]:
+def sample_grid(features: Float[Tensor, "b p d"], cell: int, draws: Int[Tensor, " n"]) -> Float[Tensor, "b q d"]:
     """Keep one patch of each cell x cell block: (B, P, D) -> (B, P / cell^2, D).
 
     `draws` (B * P / cell^2) names the patch within its block, row by row. Raises ValueError

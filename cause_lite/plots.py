@@ -23,7 +23,9 @@ def palette(count: int) -> np.ndarray:
     return (np.array(hues)[order] * light[:, None] * 255).astype(np.uint8)
 
 
-def colourise(labels: np.ndarray, image: np.ndarray | None = None, share: float = 0.55, classes: int | None = None) -> np.ndarray:
+def colourise(
+    labels: np.ndarray, image: np.ndarray | None = None, share: float = 0.55, classes: int | None = None
+) -> np.ndarray:
     """Label map (H, W) -> colours (H, W, 3) uint8, blended onto `image` where one is given; ignored pixels dark."""
     table = palette(classes or int(labels.max(initial=0)) + 1)
     colours = table[np.clip(labels, 0, len(table) - 1)].astype(np.float32)
@@ -81,7 +83,10 @@ def curves(series: dict[str, Sequence[float]], xlabel: str, ylabel: str, smooth:
 
 
 def causal_graph(
-    places: dict[str, tuple[float, float]], edges: Sequence[tuple[str, str]], hidden: Sequence[str] = (), notes: dict[str, str] | None = None
+    places: dict[str, tuple[float, float]],
+    edges: Sequence[tuple[str, str]],
+    hidden: Sequence[str] = (),
+    notes: dict[str, str] | None = None,
 ) -> Figure:
     """A directed graph; hidden nodes are drawn dashed."""
     figure, axis = plt.subplots(figsize=(6, 2.8))
@@ -89,7 +94,14 @@ def causal_graph(
         line = "dashed" if start in hidden else "solid"
         axis.add_patch(
             FancyArrowPatch(
-                places[start], places[end], arrowstyle="-|>", mutation_scale=16, shrinkA=20, shrinkB=20, color=INK, linestyle=line
+                places[start],
+                places[end],
+                arrowstyle="-|>",
+                mutation_scale=16,
+                shrinkA=20,
+                shrinkB=20,
+                color=INK,
+                linestyle=line,
             )
         )
     for name, (x, y) in places.items():
@@ -141,7 +153,9 @@ def class_heatmap(records: list[dict], classes: Sequence[str]) -> Figure:
     values = np.array(frame["iou"].tolist(), dtype=float)
     means = pd.DataFrame(values, columns=classes).groupby(frame["method"], sort=False).mean()
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(means) + 1.2))
-    sns.heatmap(means, annot=True, fmt=".0f", cmap="viridis", vmin=0, vmax=80, cbar=False, ax=axis, annot_kws={"size": 8})
+    sns.heatmap(
+        means, annot=True, fmt=".0f", cmap="viridis", vmin=0, vmax=80, cbar=False, ax=axis, annot_kws={"size": 8}
+    )
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", rotation=45)
     style(axis)

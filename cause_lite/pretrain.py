@@ -14,6 +14,7 @@ import copy
 import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,12 @@ class Views:
         first = self.uniform(count, 2) * (size - sides[0][:, None]) + sides[0][:, None] / 2
         second = first + self.uniform(count, 2, low=-1, high=1) * config.shift * sides.min(0).values[:, None]
         second = torch.minimum(torch.maximum(second, sides[1][:, None] / 2), size - sides[1][:, None] / 2)
-        boxes = [torch.cat([c - s[:, None] / 2, c + s[:, None] / 2], 1) for c, s in zip((first, second), sides, strict=True)]
-        overlap = torch.cat([torch.maximum(boxes[0][:, :2], boxes[1][:, :2]), torch.minimum(boxes[0][:, 2:], boxes[1][:, 2:])], 1)
+        boxes = [
+            torch.cat([c - s[:, None] / 2, c + s[:, None] / 2], 1) for c, s in zip((first, second), sides, strict=True)
+        ]
+        overlap = torch.cat(
+            [torch.maximum(boxes[0][:, :2], boxes[1][:, :2]), torch.minimum(boxes[0][:, 2:], boxes[1][:, 2:])], 1
+        )
         views, places = [], []
         for box in boxes:
             flip = torch.rand(count, generator=self.generator) < 0.5
@@ -228,7 +233,12 @@ class Pretraining:
 
     def state(self) -> dict:
         held = {name: getattr(self, name).state_dict() for name in ("encoder", "average", "projection", "optimizer")}
-        return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds, "random": self.generator.get_state()}
+        return held | {
+            "step": self.step,
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "random": self.generator.get_state(),
+        }
 
     def resume(self, state: dict) -> None:
         for name in ("encoder", "average", "projection", "optimizer"):
@@ -250,7 +260,7 @@ def pretrain(images: np.ndarray, config: PretrainConfig, folder: Path, save_ever
             progress.update(task, completed=run.step, description=f"Pre-training, loss {loss:.3f}")
             if run.step % save_every == 0 or run.step == config.steps:
                 state = run.state()
-                write_whole(checkpoint, lambda part: torch.save(state, part))
+                write_whole(checkpoint, partial(torch.save, state))
     return run
 
 

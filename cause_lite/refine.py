@@ -18,7 +18,9 @@ def dense_crf(image: np.ndarray, log_probs: np.ndarray, iterations: int = 10) ->
     try:
         from pydensecrf import densecrf
     except ImportError as error:
-        raise UserError("the CRF needs pydensecrf2; install it with `pip install cause-lite[crf]` or leave --crf out") from error
+        raise UserError(
+            "the CRF needs pydensecrf2; install it with `pip install cause-lite[crf]` or leave --crf out"
+        ) from error
     classes, height, width = log_probs.shape
     crf = densecrf.DenseCRF2D(width, height, classes)
     crf.setUnaryEnergy(np.ascontiguousarray(-log_probs.reshape(classes, -1), dtype=np.float32))

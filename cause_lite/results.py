@@ -31,8 +31,11 @@ def environment() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=project_dir(), capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=project_dir(), capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -53,7 +56,9 @@ def expected_path() -> Path:
     return project_dir() / "data" / "expected.json"
 
 
-def record(key: str, value: float, unit: str = "", seed: int | None = None, config: object = None, digits: int = 1) -> None:
+def record(
+    key: str, value: float, unit: str = "", seed: int | None = None, config: object = None, digits: int = 1
+) -> None:
     """Glue a headline number into the page as `key`, and write its record for `verify`.
 
     Raises UserError when the value is not finite.
@@ -86,7 +91,10 @@ def _expected(path: Path) -> dict[str, dict]:
     entries = read_json(path)
     for key, entry in entries.items():
         numbers = [entry.get(name) for name in ("value", "tolerance")] if isinstance(entry, dict) else [None]
-        if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers) or numbers[1] < 0:
+        if (
+            not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+            or numbers[1] < 0
+        ):
             raise UserError(f"{path}: {key} needs a finite `value` and a `tolerance` of at least 0")
     return {key: {"value": float(e["value"]), "tolerance": float(e["tolerance"])} for key, e in entries.items()}
 

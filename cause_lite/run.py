@@ -40,12 +40,14 @@ def choose_device(name: str) -> torch.device:
 
 def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     """Fit a recipe and write the segmenter and fit.json (configuration, losses, seconds, commit, environment)."""
-    backbone = load_backbone(config.backbone).to(choose_device(device))
+    place = choose_device(device)
+    backbone = load_backbone(config.backbone).to(place)
     fitted = fit(config, load_split(config.data, "train", config.size), backbone)
     checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
     about = {
         "config": dataclasses.asdict(config), "config_hash": results.config_hash(config), "losses": fitted.losses,
-        "seconds": fitted.seconds, "commit": results.commit(), "environment": results.environment(), "date": results.now(),
+        "seconds": fitted.seconds, "commit": results.commit(), "environment": results.environment(),
+        "date": results.now(),
     }  # fmt: skip
     write_json(Path(folder) / "fit.json", about)
     return fitted
@@ -108,7 +110,9 @@ def read_image(path: Path) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise UserError(f"{path}: {image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
+                    raise UserError(
+                        f"{path}: {image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down"
+                    )
                 if image.mode.startswith("I;16") or image.mode in ("I", "F"):
                     levels = np.asarray(image, dtype=np.float64)
                     top = 65535 if image.mode != "F" else max(float(np.nanmax(levels)), 1e-9)
@@ -117,13 +121,16 @@ def read_image(path: Path) -> np.ndarray:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: has more than {MOST_PIXELS:,} pixels; scale it down") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: is damaged or not readable ({error})") from error
 
 
 def segment_files(paths: list[Path], model: str, out: Path, device: str = "auto") -> Iterator[Path]:
     """Segment image files; yields each label map and overlay once it is whole on disk."""
-    segmenter = checkpoints.load(model).to(choose_device(device))
+    place = choose_device(device)
+    segmenter = checkpoints.load(model).to(place)
     names = [path.stem for path in paths]
     for path in track(paths, "Segmenting", transient=True):
         image = read_image(path)

@@ -384,7 +384,7 @@ def _ridge(rng: np.random.Generator, size: int, bumps: float, octaves: int) -> n
 def _backdrop(canvas: Canvas) -> None:
     """Sky, clouds, relief and a far line of trees."""
     rng, size, shape = canvas.rng, canvas.size, (canvas.size, canvas.size)
-    u, v = _grid(size, size)
+    _, v = _grid(size, size)
     canvas.fill(np.ones(shape, dtype=bool), sky_surface(rng, shape), "sky")
     if rng.random() < 0.65:
         cover = noise(rng, shape, (5, 2.5), 3) > rng.uniform(0.1, 0.6)

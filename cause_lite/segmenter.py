@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite.backbone import Backbone
-from PIL import Image
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.probe import ClusterProbe, LinearProbe
 
 
-def build_head(kind: str, dim: int, reduced_dim: int, num_patches: int, codebook: Tensor, dropout: float = 0.1) -> nn.Module:
+def build_head(
+    kind: str, dim: int, reduced_dim: int, num_patches: int, codebook: Tensor, dropout: float = 0.1
+) -> nn.Module:
     """The head of a variant, `mlp` or `tr`."""
     if kind == "mlp":
         return MLPHead(dim, reduced_dim, dropout)
@@ -44,7 +46,9 @@ class Segmenter(nn.Module):
         }  # fmt: skip
 
     @torch.no_grad()
-    def segment_features(self, features: Float[Tensor, "b p d"], mirrored: Tensor | None = None) -> Float[Tensor, "b r h w"]:
+    def segment_features(
+        self, features: Float[Tensor, "b p d"], mirrored: Tensor | None = None
+    ) -> Float[Tensor, "b r h w"]:
         """Head output as a map; with features of the mirror images given, the mean of both views."""
         side = round(features.shape[1] ** 0.5)
         maps = self.head.eval()(features).transpose(1, 2).unflatten(2, (side, side))

@@ -50,8 +50,10 @@ class FitConfig:
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     clip: float = 2.0
-    probe_init: str = "kmeans"
+    probe_init: str = "uniform"
     probe_objective: str = "modularity"
+    probe_rate: float = 4e-3
+    linear_rate: float = 4e-3
 
 
 def batches(count: int, size: int, epochs: int, generator: torch.Generator, note: str):
@@ -74,7 +76,6 @@ def start_codebook(features: Tensor, config: FitConfig, generator: torch.Generat
 
 def fit_clusterbook(features: Tensor, config: FitConfig, generator: torch.Generator) -> tuple[Tensor, list[float]]:
     """Step 1: features (N, P, D) -> codebook (K, D) and the loss of each step."""
-    dim, concepts = features.shape[2], config.num_concepts
     codebook = nn.Parameter(start_codebook(features, config, generator))
     optimizer = torch.optim.Adam([codebook], lr=config.clusterbook_rate)
     losses = []
@@ -89,7 +90,9 @@ def fit_clusterbook(features: Tensor, config: FitConfig, generator: torch.Genera
     return codebook.detach(), losses
 
 
-def fit_head(features: Tensor, codebook: Tensor, config: FitConfig, generator: torch.Generator) -> tuple[nn.Module, list[float]]:
+def fit_head(
+    features: Tensor, codebook: Tensor, config: FitConfig, generator: torch.Generator
+) -> tuple[nn.Module, list[float]]:
     """Step 2: the teacher head, an average of a student trained by concept-wise contrast."""
     dim = features.shape[2]
     head = build_head(config.head, dim, config.reduced_dim, features.shape[1], codebook, config.dropout)
@@ -125,7 +128,9 @@ def head_outputs(head: nn.Module, features: Tensor, batch_size: int = 64) -> Ten
     return torch.cat([head.eval()(part.float()) for part in features.split(batch_size)])
 
 
-def fit_cluster_probe(segments: Tensor, num_classes: int, config: FitConfig, generator: torch.Generator) -> tuple[ClusterProbe, list[float]]:
+def fit_cluster_probe(
+    segments: Tensor, num_classes: int, config: FitConfig, generator: torch.Generator
+) -> tuple[ClusterProbe, list[float]]:
     """Step 3: class-sized clusters in the head's space (N, P, R), with no label.
 
     Starts from spherical k-means centres (`probe_init` = "kmeans") or, as the release does, from
@@ -135,13 +140,15 @@ def fit_cluster_probe(segments: Tensor, num_classes: int, config: FitConfig, gen
     if config.probe_init == "kmeans":
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         probe.centres.data = kmeans(F.normalize(segments.flatten(0, 1), dim=-1), num_classes, seed)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=config.probe_rate)
     losses = []
     for which in batches(len(segments), config.batch_size, config.probe_epochs, generator, "Cluster probe"):
         batch = segments[which].float()
         if config.probe_objective == "modularity":
             draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
-            loss = mediator.modularity_loss(mediator.sample_grid(batch, config.cell, draws), probe.centres, config.temperature)
+            loss = mediator.modularity_loss(
+                mediator.sample_grid(batch, config.cell, draws), probe.centres, config.temperature
+            )
         else:
             loss = probe.loss(batch)
         optimizer.zero_grad()
@@ -164,7 +171,7 @@ def fit_linear_probe(
     """Step 3's diagnostic: a linear classifier on frozen head outputs, the one place where labels are read."""
     probe = LinearProbe(num_classes, segments.shape[2])
     target = patch_labels(labels, round(segments.shape[1] ** 0.5))
-    optimizer = torch.optim.Adam(probe.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=config.linear_rate)
     losses = []
     for which in batches(len(segments), config.batch_size, config.probe_epochs, generator, "Linear probe"):
         logits = probe(segments[which].float())
@@ -212,7 +219,12 @@ def fit(config: FitConfig, train: Split, backbone: Backbone) -> Fitted:
             linear, linear_losses = fit_linear_probe(segments, train.labels, len(train.classes), config, generator)
         clock.lap("probes")
     segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.size, train.classes).eval()
-    losses = {"clusterbook": clusterbook_losses, "head": head_losses, "cluster": cluster_losses, "linear": linear_losses}
+    losses = {
+        "clusterbook": clusterbook_losses,
+        "head": head_losses,
+        "cluster": cluster_losses,
+        "linear": linear_losses,
+    }
     return Fitted(segmenter, losses, clock.laps)
 
 

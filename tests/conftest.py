@@ -50,7 +50,14 @@ def small_backbone() -> Backbone:
 def quick() -> FitConfig:
     """A recipe small enough for a test."""
     return FitConfig(
-        size=128, batch_size=4, num_concepts=32, reduced_dim=16, projection_dim=32, bank_capacity=4, cell=4, probe_epochs=2
+        size=128,
+        batch_size=4,
+        num_concepts=32,
+        reduced_dim=16,
+        projection_dim=32,
+        bank_capacity=4,
+        cell=4,
+        probe_epochs=2,
     )
 
 

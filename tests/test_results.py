@@ -18,7 +18,9 @@ def built(tmp_path):
     for key, value in {"a.x": 1.0, "b": 2.0, "c": 3.0}.items():
         entry = dict.fromkeys(results.FIELDS) | {"key": key, "value": value}
         write_json(records / f"{key}.json", entry)
-    write_json(expected, {key: {"value": value, "tolerance": 0.1} for key, value in {"a.x": 1.05, "b": 2.0, "c": 3.0}.items()})
+    write_json(
+        expected, {key: {"value": value, "tolerance": 0.1} for key, value in {"a.x": 1.05, "b": 2.0, "c": 3.0}.items()}
+    )
     return records, expected
 
 
@@ -54,7 +56,9 @@ def test_a_number_that_does_not_hold_fails_and_is_named(built, monkeypatch, chan
     assert run_verify(built, monkeypatch) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"value": NaN, "tolerance": 1}}', '{"a": {"value": 1, "tolerance": -1}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 1}', '{"a": {"value": NaN, "tolerance": 1}}', '{"a": {"value": 1, "tolerance": -1}}']
+)
 def test_a_damaged_expectation_is_named(built, text):
     built[1].write_text(text)
     with pytest.raises(UserError, match=r"expected\.json"):

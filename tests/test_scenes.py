@@ -28,7 +28,8 @@ def test_the_taxonomy_has_two_levels():
 def test_colour_does_not_name_a_class(few_scenes):
     """Mean colours of classes overlap: the spread inside a class exceeds the distance between the closest two."""
     means = {
-        label: few_scenes.images[few_scenes.labels == label].astype(float).mean(0) for label in np.unique(few_scenes.labels)
+        label: few_scenes.images[few_scenes.labels == label].astype(float).mean(0)
+        for label in np.unique(few_scenes.labels)
     }
     spread = np.mean([few_scenes.images[few_scenes.labels == label].std() for label in means])
     values = np.stack(list(means.values()))

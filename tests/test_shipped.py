@@ -1,0 +1,79 @@
+"""What ships is whole: weights match their cards, the README shows the records, the book is well formed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+
+import cause_lite
+from cause_lite import readme, scenes
+from cause_lite.files import project_dir, read_json
+
+DATA = project_dir() / "data"
+
+
+def test_the_backbone_matches_its_card():
+    folder = DATA / "backbones" / "scenes"
+    weights = (folder / "vit.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == read_json(folder / "vit.json")["sha256"]
+    assert len(weights) <= 12_000_000
+
+
+def test_no_weights_learned_from_camvid_ship():
+    assert (DATA / "backbones" / "camvid" / "vit.json").exists()
+    assert not list((DATA / "backbones" / "camvid").glob("*.safetensors"))
+
+
+def test_the_bundled_segmenter_segments():
+    labels = cause_lite.load("scenes").segment(scenes.render(0, "val", 0).image)
+    assert labels.shape == (128, 128) and labels.dtype == np.uint8
+    assert 2 <= len(np.unique(labels)) <= len(scenes.FINE_CLASSES)
+
+
+def test_the_readme_shows_the_records():
+    text = (project_dir() / "README.md").read_text(encoding="utf-8")
+    assert readme.with_results(text) == text, "run `python -m cause_lite.readme`"
+
+
+@pytest.mark.parametrize("data", ["scenes", "camvid"])
+def test_records_say_how_they_were_made(data):
+    records = read_json(DATA / "records" / f"{data}.json")["records"]
+    assert len({r["seed"] for r in records}) >= 3
+    for record in records:
+        assert record.keys() >= {
+            "method",
+            "seed",
+            "miou",
+            "pacc",
+            "config",
+            "config_hash",
+            "commit",
+            "environment",
+            "date",
+        }
+        confusion = np.array(record["confusion"])
+        assert 0 <= record["miou"] <= 100 and confusion.sum() > 0
+
+
+def chapters() -> list[str]:
+    return sorted((project_dir() / "book").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", chapters(), ids=lambda p: p.stem)
+def test_chapters_are_executed_and_their_cells_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert "format_name: myst" in text
+    for cell in re.findall(r"```\{code-cell\}.*?\n(.*?)```", text, flags=re.S):
+        assert len(cell.strip().splitlines()) <= 25, cell
+    for cell in re.findall(r"```\{code-cell\}[^`]*?image_grid[^`]*?```", text, flags=re.S):
+        assert ":    alt:" in cell, f"a figure without alternative text:\n{cell}"
+
+
+def test_numbers_in_tables_are_not_typed():
+    for path in chapters():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("|"):
+                assert not re.search(r"\|\s*\d+(\.\d+)?\s*%?\s*\|", line), f"{path.name}: {line}"
