@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 from torch.nn import functional as F
 
 from cause_lite import baselines, checkpoints, results
 from cause_lite.backbone import cached_features, load_backbone
 from cause_lite.datasets import Split, load_split
 from cause_lite.metrics import ClusterMetrics
-from cause_lite.probe import ClusterProbe
 from cause_lite.recipes import EVALUATION_SPLIT, HEADS, recipe
 from cause_lite.run import fitted_run, score_segmenter
-from cause_lite.train import FitConfig, head_outputs, kmeans
+from cause_lite.train import FitConfig, fit_cluster_probe, head_outputs, kmeans
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -67,10 +67,13 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
     if crf:
         yield _record(f"{name}, CRF", config, scores["crf"], seconds)
     features = cached_features(segmenter.backbone, train.images, "Training features")
-    outputs = F.normalize(head_outputs(segmenter.head, features).flatten(0, 1), dim=-1)
-    classes = len(train.classes)
-    segmenter.cluster_probe = ClusterProbe(classes, config.reduced_dim)
-    segmenter.cluster_probe.centres.data = kmeans(outputs, classes, config.seed)
+    outputs, classes = head_outputs(segmenter.head, features), len(train.classes)
+    by_modularity = dataclasses.replace(config, probe_objective="modularity")
+    generator = torch.Generator().manual_seed(config.seed)
+    segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_modularity, generator)[0]
+    scores = score_segmenter(segmenter, config)
+    yield _record(f"{name}, probe by modularity", by_modularity, scores["cluster"], seconds)
+    segmenter.cluster_probe.centres.data = kmeans(F.normalize(outputs.flatten(0, 1), dim=-1), classes, config.seed)
     yield _record(f"{name}, k-means on the head", config, score_segmenter(segmenter, config)["cluster"], seconds)
 
 

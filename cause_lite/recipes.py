@@ -30,7 +30,7 @@ BY_DATA = {
     "scenes": FitConfig(data="scenes", backbone="scenes", size=128, cell=2, **OURS),
     "camvid": FitConfig(data="camvid", backbone="camvid", size=320, cell=4, **OURS),
 }
-HEAD_EPOCHS = {("scenes", "tr"): 3, ("scenes", "mlp"): 8, ("camvid", "tr"): 4, ("camvid", "mlp"): 12}
+HEAD_EPOCHS = {("scenes", "tr"): 3, ("scenes", "mlp"): 8, ("camvid", "tr"): 2, ("camvid", "mlp"): 12}
 BY_DATA["scenes-coarse"] = replace(BY_DATA["scenes"], data="scenes-coarse")
 
 
