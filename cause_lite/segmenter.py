@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
     ) -> Float[Tensor, "b r h w"]:
         """Head output as a map; with features of the mirror images given, the mean of both views."""
         side = round(features.shape[1] ** 0.5)
-        maps = self.head.eval()(features).transpose(1, 2).unflatten(2, (side, side))
+        maps = self.head.eval()(features.float()).transpose(1, 2).unflatten(2, (side, side))
         if mirrored is None:
             return maps
         return (maps + self.segment_features(mirrored).flip(3)) / 2
