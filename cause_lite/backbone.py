@@ -46,20 +46,31 @@ def build_vit(grid: int, patch: int, width: int, depth: int, heads: int) -> Visi
 
 
 class Backbone(nn.Module):
-    """Any timm ViT, frozen; patch size, prefix tokens and normalisation are read off the model."""
+    """Any timm ViT, frozen; patch size, prefix tokens and normalisation are read off the model.
 
-    def __init__(self, vit: VisionTransformer, name: str, mean: tuple, std: tuple) -> None:
+    With a `window` (pixels), images are cut into tiles of that side, each seen on its own: a small ViT
+    that was only ever shown crops of that size takes place for content when shown more.
+    """
+
+    def __init__(self, vit: VisionTransformer, name: str, mean: tuple, std: tuple, window: int | None = None) -> None:
         super().__init__()
-        self.vit, self.name = vit.eval().requires_grad_(False), name
+        self.vit, self.name, self.window = vit.eval().requires_grad_(False), name, window
         self.patch, self.dim = vit.patch_embed.feat_ratio(), vit.embed_dim
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
-        """Images in 0..1, sides divisible by the patch -> the last layer's normalised patch tokens."""
-        tokens = self.vit.forward_features((images - self.mean) / self.std)
-        return tokens[:, self.vit.num_prefix_tokens :]
+        """Images in 0..1, sides divisible by the patch (and the window) -> the last layer's normalised patch tokens."""
+        images = (images - self.mean) / self.std
+        if self.window is None:
+            return self.vit.forward_features(images)[:, self.vit.num_prefix_tokens :]
+        batch, side = len(images), self.window // self.patch
+        down, across = images.shape[2] // self.window, images.shape[3] // self.window
+        tiles = images.unflatten(3, (across, self.window)).unflatten(2, (down, self.window))
+        tokens = self.vit.forward_features(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))
+        grid = tokens[:, self.vit.num_prefix_tokens :].view(batch, down, across, side, side, self.dim)
+        return grid.transpose(2, 3).reshape(batch, down * side * across * side, self.dim)
 
     def features(self, images: np.ndarray, batch_size: int = 32, note: str = "Features") -> Float[Tensor, "n p d"]:
         """Images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
@@ -71,7 +82,7 @@ class Backbone(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of every weight, so that cached features are never taken for another backbone's."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"window {self.window}".encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -119,4 +130,4 @@ def _ours(folder: Path) -> Backbone:
     card = read_json(folder / "vit.json")
     vit = build_vit(**card["architecture"])
     vit.load_state_dict(load_file(folder / "vit.safetensors"))
-    return Backbone(vit, card["name"], IMAGE_MEAN, IMAGE_STD)
+    return Backbone(vit, card["name"], IMAGE_MEAN, IMAGE_STD, card["window"])

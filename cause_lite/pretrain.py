@@ -282,12 +282,14 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     torch.set_num_threads(1)
     images = load_split(config.data, config.split).images
     run = pretrain(images, config, folder)
-    vit = centred(run.average.vit, images, config)
+    vit = centred(cropped_vit(run.average.vit, config), images, config)
     write_whole(Path(folder) / "vit.safetensors", lambda part: save_file(vit.state_dict(), part))
     checksum = hashlib.sha256((Path(folder) / "vit.safetensors").read_bytes()).hexdigest()
-    architecture = {name: getattr(config, name) for name in ("grid", "patch", "width", "depth", "heads")}
+    architecture = {name: getattr(config, name) for name in ("patch", "width", "depth", "heads")}
+    architecture["grid"] = config.crop // config.patch
     card = {
-        "name": config.data, "architecture": architecture, "sha256": checksum, "config": asdict(config),
+        "name": config.data, "architecture": architecture, "window": config.crop, "sha256": checksum,
+        "config": asdict(config),
         "config_hash": config_hash(config), "seconds": round(run.seconds), "commit": commit(),
         "environment": environment(), "date": now(), "curve": run.curve[9::10],
     }  # fmt: skip
@@ -295,8 +297,20 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
 
 
 @torch.no_grad()
+def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransformer:
+    """The same ViT for inputs of one crop, at the positions in the middle of the training grid."""
+    cells = config.crop // config.patch
+    small = build_vit(cells, config.patch, config.width, config.depth, config.heads)
+    start = (config.grid - cells) // 2
+    grid = vit.pos_embed[:, 1:].unflatten(1, (config.grid, config.grid))
+    middle = grid[:, start : start + cells, start : start + cells].flatten(1, 2)
+    small.load_state_dict(vit.state_dict() | {"pos_embed": torch.cat([vit.pos_embed[:, :1], middle], 1)})
+    return small
+
+
+@torch.no_grad()
 def centred(vit: VisionTransformer, images: np.ndarray, config: PretrainConfig) -> VisionTransformer:
     """Fold minus the mean patch feature over `images` into the last norm's bias, so that cosines spread around 0."""
-    features = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD).features(images[:1000], note="Centring")
-    vit.norm.bias -= features.float().mean((0, 1))
+    backbone = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.crop)
+    vit.norm.bias -= backbone.features(images[:1000], note="Centring").float().mean((0, 1))
     return vit

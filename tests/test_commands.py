@@ -39,7 +39,7 @@ def model(few_scenes, small_backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_file(small_backbone.vit.state_dict(), folder / "vit.safetensors")
     shape = {"grid": 16, "patch": 8, "width": 32, "depth": 1, "heads": 2}
-    files.write_json(folder / "vit.json", {"name": "small", "architecture": shape})
+    files.write_json(folder / "vit.json", {"name": "small", "architecture": shape, "window": None})
     config = FitConfig(
         size=128,
         head="mlp",
