@@ -111,13 +111,12 @@ def reproduce(
     from cause_lite.experiments import summary, table_records
     from cause_lite.files import project_dir, write_json
 
-    records = []
+    records, target = [], out or project_dir() / "data" / "records" / f"{data}.json"
     for record in table_records(data, seeds, crf):
         records.append(record)
         console.print(
             f"seed {record['seed']}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %"
         )
-    target = out or project_dir() / "data" / "records" / f"{data}.json"
     write_json(target, {"records": records})
     console.print(summary(records).round(1).to_string())
     console.print(f"Records written to {target}")

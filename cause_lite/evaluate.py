@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.segmenter import Segmenter
+from cause_lite.train import patch_labels
 
 
 def predict_clusters(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) -> Tensor:
@@ -48,3 +49,15 @@ def evaluate(
         if refine:
             scores["crf"].update(refine(similar, images[part]), target)
     return scores
+
+
+def concept_purity(index: Tensor, labels: np.ndarray) -> float:
+    """How far concepts tell classes apart: the share of patches, in percent, in their concept's commonest class.
+
+    `index` (N, P) are concept numbers, `labels` (N, H, W) classes; a patch counts as the class at its centre.
+    """
+    truth = patch_labels(labels, round(index.shape[1] ** 0.5)).flatten()
+    concepts, seen = index.flatten().long(), truth >= 0
+    counts = torch.zeros(int(concepts.max()) + 1, int(truth.max()) + 1)
+    counts.index_put_((concepts[seen], truth[seen]), torch.ones(int(seen.sum())), accumulate=True)
+    return 100 * float(counts.amax(1).sum() / counts.sum())
