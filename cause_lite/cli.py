@@ -142,11 +142,17 @@ def segment(
 def verify(
     records: Annotated[Path | None, typer.Option(help="Records of a build; _build/records when left out.")] = None,
     expected: Annotated[Path | None, typer.Option(help="data/expected.json when left out.")] = None,
+    accept: Annotated[bool, typer.Option(help="Take the build's numbers as the new expectation instead.")] = False,
 ) -> None:
     """Compare the numbers that the last build of the book computed with data/expected.json."""
-    from cause_lite.results import verify as compare
+    from cause_lite import results
 
-    checks = compare(records, expected)
+    if accept:
+        console.print(
+            f"{results.accept(records, expected)} numbers accepted; look at the difference before committing it."
+        )
+        return
+    checks = results.verify(records, expected)
     table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
     show = lambda value: "-" if value is None else f"{value:.4g}"  # noqa: E731
     for check in checks:

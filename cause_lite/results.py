@@ -99,22 +99,22 @@ def _expected(path: Path) -> dict[str, dict]:
     return {key: {"value": float(e["value"]), "tolerance": float(e["tolerance"])} for key, e in entries.items()}
 
 
-def _found(folder: Path) -> dict[str, float]:
+def _read_records(folder: Path) -> dict[str, dict]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         entry = read_json(path)
         if missing := FIELDS - entry.keys():
             raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; build the book again")
-        found[entry["key"]] = entry["value"]
+        found[entry["key"]] = entry
     return found
 
 
 def verify(folder: Path | None = None, expected: Path | None = None) -> list[Check]:
     """Compare what the build computed with data/expected.json; every key of either side is a line."""
-    wanted, found = _expected(expected or expected_path()), _found(folder or records_dir())
+    wanted, found = _expected(expected or expected_path()), _read_records(folder or records_dir())
     checks = []
     for key in sorted(wanted.keys() | found.keys()):
-        want, got = wanted.get(key), found.get(key)
+        want, got = wanted.get(key), found[key]["value"] if key in found else None
         if want is None:
             status = "new"
         elif got is None:
@@ -123,3 +123,18 @@ def verify(folder: Path | None = None, expected: Path | None = None) -> list[Che
             status = "ok" if abs(got - want["value"]) <= want["tolerance"] else "moved"
         checks.append(Check(key, want and want["value"], want and want["tolerance"], got, status))
     return checks
+
+
+def accept(folder: Path | None = None, expected: Path | None = None) -> int:
+    """Write what the build computed as the new expectation; known tolerances stay. Returns the count.
+
+    A number met for the first time gets a tolerance of 3 when it is a percentage, else 5% of its size.
+    """
+    path = expected or expected_path()
+    before = _expected(path) if path.exists() else {}
+    content = {}
+    for key, entry in _read_records(folder or records_dir()).items():
+        guess = 3.0 if entry["unit"] == "%" else 0.05 * abs(entry["value"])
+        content[key] = {"value": entry["value"], "tolerance": before.get(key, {}).get("tolerance", guess)}
+    write_json(path, content)
+    return len(content)
