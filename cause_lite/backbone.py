@@ -11,7 +11,6 @@ import timm
 import torch
 from jaxtyping import Float
 from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
-from rich.progress import track
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, HybridEmbed
@@ -20,6 +19,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from cause_lite.files import UserError, cache_dir, project_dir, read_json, write_whole
+from cause_lite.progress import track
 
 IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
     def features(self, images: np.ndarray, batch_size: int = 32, note: str = "Features") -> Float[Tensor, "n p d"]:
         """Images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
         parts = []
-        for start in track(range(0, len(images), batch_size), note, transient=True):
+        for start in track(range(0, len(images), batch_size), note):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.mean.device)
             parts.append(self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu())
         return torch.cat(parts)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from cause_lite import camvid, scenes
 from cause_lite.files import UserError, cache_dir, write_arrays
+from cause_lite.progress import track
 
 IGNORED = -1
 SPLITS = {"scenes": tuple(scenes.SPLITS), "scenes-coarse": tuple(scenes.SPLITS), "camvid": tuple(camvid.SPLITS)}

@@ -68,11 +68,11 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
         yield _record(f"{name}, CRF", config, scores["crf"], seconds)
     features = cached_features(segmenter.backbone, train.images, "Training features")
     outputs, classes = head_outputs(segmenter.head, features), len(train.classes)
-    by_modularity = dataclasses.replace(config, probe_objective="modularity")
+    by_cosine = dataclasses.replace(config, probe_objective="cosine")
     generator = torch.Generator().manual_seed(config.seed)
-    segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_modularity, generator)[0]
+    segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator)[0]
     scores = score_segmenter(segmenter, config)
-    yield _record(f"{name}, probe by modularity", by_modularity, scores["cluster"], seconds)
+    yield _record(f"{name}, probe by cosine", by_cosine, scores["cluster"], seconds)
     segmenter.cluster_probe.centres.data = kmeans(F.normalize(outputs.flatten(0, 1), dim=-1), classes, config.seed)
     yield _record(f"{name}, k-means on the head", config, score_segmenter(segmenter, config)["cluster"], seconds)
 

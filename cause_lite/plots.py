@@ -45,7 +45,9 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], w
             axis.set_axis_off()
         for picture, axis in zip(row, line, strict=False):
             axis.imshow(picture, interpolation="nearest")
-        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", color=INK)
+        line[0].text(
+            -0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", color=INK, fontsize=11
+        )
     figure.subplots_adjust(0.03, 0, 1, 1, 0.02, 0.02)
     figure.patch.set_alpha(0)
     return figure

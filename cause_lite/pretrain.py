@@ -22,7 +22,6 @@ import torch
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.models.utils import update_momentum
 from lightly.utils.scheduler import cosine_schedule
-from rich.progress import Progress
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ from torchvision.ops import roi_align
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
 from cause_lite.datasets import load_split
 from cause_lite.files import UserError, write_json, write_whole
+from cause_lite.progress import bar
 from cause_lite.results import commit, config_hash, environment, now
 
 
@@ -252,7 +252,7 @@ def pretrain(images: np.ndarray, config: PretrainConfig, folder: Path, save_ever
     run, checkpoint = Pretraining(images, config), Path(folder) / "pretrain.pt"
     if checkpoint.exists():
         run.resume(torch.load(checkpoint, weights_only=True))
-    with Progress() as progress:
+    with bar() as progress:
         task = progress.add_task("Pre-training", total=config.steps, completed=run.step)
         while run.step < config.steps:
             loss = run.advance()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from cause_lite import checkpoints
+from cause_lite import checkpoints, plots
+from cause_lite.datasets import load_split
 from cause_lite.experiments import summary
 from cause_lite.files import project_dir, read_json, write_whole
+from cause_lite.run import name_clusters, read_config, score_segmenter
 
 START, END = "<!-- results: written by `python -m cause_lite.readme` -->", "<!-- end of results -->"
 TITLES = {"scenes": "`scenes` (200 validation images, 16 classes)", "camvid": "CamVid (233 test frames, 11 classes)"}
@@ -37,17 +40,19 @@ def with_results(text: str) -> str:
     return f"{before}{START}\n\n{results_block()}\n\n{END}{after}"
 
 
-def picture(path: Path) -> None:
-    """Scenes, what the bundled segmenter finds in them, and the truth."""
-    from cause_lite import plots
-    from cause_lite.datasets import load_split
-
-    scenes = load_split("scenes", "val")
-    shown = [3, 11, 24, 40, 57, 90]
+def gallery() -> Figure:
+    """Validation scenes, what the bundled segmenter finds in them (colours by the matching), and the truth."""
+    scenes, shown = load_split("scenes", "val"), [3, 11, 24, 40, 57, 90]
     segmenter = checkpoints.load("scenes")
-    found = [plots.colourise(segmenter.segment(scenes.images[i]), classes=16) for i in shown]
-    true = [plots.colourise(scenes.labels[i], classes=16) for i in shown]
-    figure = plots.image_grid([[scenes.images[i] for i in shown], found, true], ["image", "found", "true"])
+    names = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
+    found = [name_clusters(segmenter.segment(scenes.images[i]), names) for i in shown]
+    rows = [[plots.colourise(m, classes=len(scenes.classes)) for m in maps] for maps in (found, scenes.labels[shown])]
+    return plots.image_grid([list(scenes.images[shown]), *rows], ["image", "found", "true"])
+
+
+def picture(path: Path) -> None:
+    """Write the gallery as a PNG."""
+    figure = gallery()
     write_whole(path, lambda part: figure.savefig(part, dpi=110, transparent=True))
 
 

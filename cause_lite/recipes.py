@@ -21,7 +21,6 @@ OURS = {
     "negative_threshold": 0.4,
     "learning_rate": 1e-3,
     "probe_init": "kmeans",
-    "probe_objective": "cosine",
     "probe_epochs": 5,
     "probe_rate": 1e-3,
     "linear_rate": 1e-2,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from rich.progress import track
 
 from cause_lite import checkpoints, results
 from cause_lite.backbone import cached_features, load_backbone
@@ -19,6 +18,7 @@ from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError, cache_dir, read_json, write_json, write_whole
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.plots import colourise
+from cause_lite.progress import track
 from cause_lite.recipes import EVALUATION_SPLIT
 from cause_lite.refine import refine_batch
 from cause_lite.train import FitConfig, Fitted, fit
@@ -69,6 +69,11 @@ def score_segmenter(segmenter, config: FitConfig, crf: bool = False) -> dict[str
     mirrored = cached_features(segmenter.backbone, test.images[:, :, ::-1], "Features of the mirror images")
     refine = refine_batch if crf else None
     return evaluate(segmenter, features, mirrored, test.labels, len(test.classes), refine, test.images)
+
+
+def name_clusters(labels: np.ndarray, metrics: ClusterMetrics) -> np.ndarray:
+    """Cluster numbers (H, W) -> the classes that the matching gave them, for showing beside the truth."""
+    return metrics.matching()[labels]
 
 
 def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
@@ -132,7 +137,7 @@ def segment_files(paths: list[Path], model: str, out: Path, device: str = "auto"
     place = choose_device(device)
     segmenter = checkpoints.load(model).to(place)
     names = [path.stem for path in paths]
-    for path in track(paths, "Segmenting", transient=True):
+    for path in track(paths, "Segmenting"):
         image = read_image(path)
         labels = segmenter.segment(image)
         # Two inputs of one stem (a.png, a.jpg) must not overwrite each other's output.

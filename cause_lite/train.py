@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import track
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from cause_lite.backbone import Backbone, cached_features
 from cause_lite.datasets import IGNORED, Split
 from cause_lite.head import ema_update
 from cause_lite.probe import ClusterProbe, LinearProbe
+from cause_lite.progress import track
 from cause_lite.segmenter import Segmenter, build_head
 
 
@@ -61,7 +61,7 @@ def batches(count: int, size: int, epochs: int, generator: torch.Generator, note
     size = min(size, count)
     per_epoch = count // size
     order = torch.cat([torch.randperm(count, generator=generator)[: per_epoch * size] for _ in range(epochs)])
-    yield from track(order.split(size), note, transient=True)
+    yield from track(order.split(size), note)
 
 
 def start_codebook(features: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
@@ -206,26 +206,34 @@ def fit(config: FitConfig, train: Split, backbone: Backbone) -> Fitted:
     features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
     clock.lap("features")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # initial weights and dropout draw from the global state
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = seed_all(config.seed)
         codebook, clusterbook_losses = fit_clusterbook(features, config, generator)
         clock.lap("clusterbook")
         head, head_losses = fit_head(features, codebook, config, generator)
         clock.lap("head")
-        segments = head_outputs(head, features)
-        clusters, cluster_losses = fit_cluster_probe(segments, len(train.classes), config, generator)
-        linear, linear_losses = LinearProbe(len(train.classes), config.reduced_dim), []
-        if train.labels is not None:
-            linear, linear_losses = fit_linear_probe(segments, train.labels, len(train.classes), config, generator)
+        clusters, linear, probe_losses = fit_probes(head, features, train, config)
         clock.lap("probes")
     segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.size, train.classes).eval()
-    losses = {
-        "clusterbook": clusterbook_losses,
-        "head": head_losses,
-        "cluster": cluster_losses,
-        "linear": linear_losses,
-    }
-    return Fitted(segmenter, losses, clock.laps)
+    return Fitted(segmenter, {"clusterbook": clusterbook_losses, "head": head_losses} | probe_losses, clock.laps)
+
+
+def seed_all(seed: int) -> torch.Generator:
+    """A generator for every draw of ours; initial weights and dropout draw from the global state, seeded too."""
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def fit_probes(
+    head: nn.Module, features: Tensor, train: Split, config: FitConfig
+) -> tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]:
+    """Step 3 on a finished head. Seeded anew, so that the probes do not depend on how much chance the head used."""
+    generator, classes = seed_all(config.seed), len(train.classes)
+    segments = head_outputs(head, features)
+    clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator)
+    linear, linear_losses = LinearProbe(classes, config.reduced_dim), []
+    if train.labels is not None:
+        linear, linear_losses = fit_linear_probe(segments, train.labels, classes, config, generator)
+    return clusters, linear, {"cluster": cluster_losses, "linear": linear_losses}
 
 
 class Stopwatch:
