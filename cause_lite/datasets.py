@@ -58,7 +58,7 @@ def _scenes(split: str) -> Split:
     source = Path(scenes.__file__).read_bytes() + np.__version__.encode()
     path = cache_dir() / f"scenes-{split}-{hashlib.sha256(source).hexdigest()[:12]}.npz"
     if not path.exists():
-        numbers = track(range(scenes.SPLITS[split]), f"Rendering scenes/{split}", transient=True)
+        numbers = track(range(scenes.SPLITS[split]), f"Rendering scenes/{split}")
         views = [scenes.render(0, split, index) for index in numbers]
         write_arrays(
             path, {"images": np.stack([v.image for v in views]), "labels": np.stack([v.labels for v in views])}
