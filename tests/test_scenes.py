@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cause_lite import scenes
+from cause_lite import datasets, scenes
 
 
 def test_a_view_depends_on_nothing_but_its_arguments():
@@ -35,3 +35,13 @@ def test_colour_does_not_name_a_class(few_scenes):
     values = np.stack(list(means.values()))
     distance = np.linalg.norm(values[:, None] - values[None], axis=-1)
     assert np.sort(distance[np.triu_indices(len(values), 1)])[0] < spread
+
+
+def test_a_split_is_rendered_once_and_then_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    monkeypatch.setitem(scenes.SPLITS, "val", 3)
+    first = datasets.load_split("scenes", "val")
+    monkeypatch.setattr(scenes, "render", None)  # a second rendering would fail
+    again = datasets.load_split("scenes-coarse", "val")
+    assert np.array_equal(first.images, again.images) and len(again) == 3
+    assert np.array_equal(np.array(scenes.FINE_TO_COARSE)[first.labels], again.labels)
