@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -12,18 +13,19 @@ from rich.progress import track as rich_track
 Item = TypeVar("Item")
 
 
-def _console() -> Console:
-    # In a notebook rich would draw a widget, which a published page can neither show nor load offline.
-    return Console(stderr=True, force_jupyter=False)
+def _watched() -> tuple[Console, bool]:
+    """The console for bars, and whether somebody sees it; a notebook's stream calls itself a terminal."""
+    console = Console(stderr=True, force_jupyter=False)
+    return console, console.is_terminal and "ipykernel" not in sys.modules
 
 
 def track(items: Iterable[Item], note: str, total: int | None = None) -> Iterator[Item]:
     """The items, with a bar that goes away when they are done."""
-    console = _console()
-    return rich_track(items, note, total=total, console=console, transient=True, disable=not console.is_terminal)
+    console, watched = _watched()
+    return rich_track(items, note, total=total, console=console, transient=True, disable=not watched)
 
 
 def bar() -> Progress:
     """A bar to be updated by hand, as a context manager."""
-    console = _console()
-    return Progress(console=console, disable=not console.is_terminal)
+    console, watched = _watched()
+    return Progress(console=console, disable=not watched)
