@@ -1,6 +1,6 @@
 """Self-supervised pre-training of the small ViT: contrast of patches that two views share.
 
-Two jittered crops of one image overlap. Where they do, a patch's feature in one view
+Two jittered crops of one image overlap; crops of several sizes take turns, step by step. Where they do, a patch's feature in one view
 must single out the same spot in the other view among spots of other images (dense
 InfoNCE, as in DenseCL, arXiv 2011.09157, and VADeR, arXiv 2011.05499). Spots of the
 same image are no negatives: they often show the same thing. No label is read. Each
@@ -41,22 +41,20 @@ class PretrainConfig:
 
     data: str
     split: str
-    grid: int  # patches a side at evaluation: the window positions are drawn from
+    grid: int  # positions a side: each view takes a random window of them
+    crops: tuple[tuple[int, int], ...]  # (side in pixels, images a step), by turns
+    window: int  # side of what the exported backbone sees at once
     seed: int = 0
-    steps: int = 2600
-    batch_size: int = 64
-    crop: int = 64
+    steps: int = 3600
     patch: int = 8
     width: int = 128
     depth: int = 4
     heads: int = 4
     temperature: float = 0.1
     projection: int = 64
-    shared: int = 4  # points a side that the overlap of two views is read at
+    spacing: int = 16  # pixels of a crop for each point that the overlap of two views is read at
     mask_ratio: float = 0.3
-    learning_rate: float = 1e-3  # falls along a cosine that would end at `horizon`,
-    horizon: int = 3600
-    cooldown: int = 300  # and linearly to 0 over the last steps
+    learning_rate: float = 1e-3  # falls along a cosine to 1e-5
     weight_decay: float = 0.04
     warmup: int = 100
     average: float = 0.98  # decay of the weights' moving average, which ships
@@ -76,14 +74,14 @@ class Views:
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=self.generator)
 
-    def draw(self) -> tuple[list[Tensor], list[Tensor]]:
+    def draw(self, crop: int, count: int) -> tuple[list[Tensor], list[Tensor]]:
         """Two views, each (B, 3, crop, crop), and where their overlap lies in each, (B, 4) in its patches."""
-        config, count = self.config, self.config.batch_size
+        config = self.config
         which = torch.randint(len(self.images), (count,), generator=self.generator)
-        window = self._windows(which)
+        window = self._windows(which, crop)
         size = torch.tensor([window.shape[2], window.shape[1]])
         low, high = np.log(config.scale[0]), np.log(config.scale[1])
-        sides = (config.crop * self.uniform(2, count, low=low, high=high).exp()).clamp(max=float(size.min()))
+        sides = (crop * self.uniform(2, count, low=low, high=high).exp()).clamp(max=float(size.min()))
         first = self.uniform(count, 2) * (size - sides[0][:, None]) + sides[0][:, None] / 2
         second = first + self.uniform(count, 2, low=-1, high=1) * config.shift * sides.min(0).values[:, None]
         second = torch.minimum(torch.maximum(second, sides[1][:, None] / 2), size - sides[1][:, None] / 2)
@@ -96,31 +94,30 @@ class Views:
         views, places = [], []
         for box in boxes:
             flip = torch.rand(count, generator=self.generator) < 0.5
-            views.append(self._photometric(self._cut(window, box, flip)))
-            places.append(self._relative(overlap, box, flip))
+            views.append(self._photometric(self._cut(window, box, flip, crop)))
+            places.append(self._relative(overlap, box, flip, crop // config.patch))
         return views, places
 
-    def _windows(self, which: Tensor) -> Tensor:
+    def _windows(self, which: Tensor, crop: int) -> Tensor:
         """A random window of each image, no larger than two crops a side."""
-        side = min(2 * self.config.crop, *self.images.shape[1:3])
+        side = min(2 * crop, *self.images.shape[1:3])
         top = torch.randint(self.images.shape[1] - side + 1, which.shape, generator=self.generator).tolist()
         left = torch.randint(self.images.shape[2] - side + 1, which.shape, generator=self.generator).tolist()
         cut = [self.images[n, t : t + side, x : x + side] for n, t, x in zip(which.tolist(), top, left, strict=True)]
         return torch.stack(cut).float() / 255
 
-    def _cut(self, window: Tensor, box: Tensor, flip: Tensor) -> Tensor:
+    def _cut(self, window: Tensor, box: Tensor, flip: Tensor, crop: int) -> Tensor:
         """Sample boxes (B, 4: left, top, right, bottom) of windows (B, S, S, 3) at crop x crop."""
         side = window.shape[1]
         centre, half = (box[:, :2] + box[:, 2:]) / side - 1, (box[:, 2:] - box[:, :2]) / side
         theta = torch.zeros(len(box), 2, 3)
         theta[:, 0, 0], theta[:, 1, 1] = half[:, 0] * torch.where(flip, -1.0, 1.0), half[:, 1]
         theta[:, :, 2] = centre
-        grid = F.affine_grid(theta, [len(box), 3, self.config.crop, self.config.crop], align_corners=False)
+        grid = F.affine_grid(theta, [len(box), 3, crop, crop], align_corners=False)
         return F.grid_sample(window.permute(0, 3, 1, 2), grid, align_corners=False, padding_mode="reflection")
 
-    def _relative(self, overlap: Tensor, box: Tensor, flip: Tensor) -> Tensor:
+    def _relative(self, overlap: Tensor, box: Tensor, flip: Tensor, cells: int) -> Tensor:
         """The overlap in the view's own patches (B, 4); a flipped view has left and right exchanged."""
-        cells = self.config.crop // self.config.patch
         inside = (overlap - box[:, :2].repeat(1, 2)) / (box[:, 2:] - box[:, :2]).repeat(1, 2) * cells
         inside[:, [0, 2]] = torch.where(flip[:, None], cells - inside[:, [0, 2]], inside[:, [0, 2]])
         return inside
@@ -206,14 +203,15 @@ class Pretraining:
     def advance(self) -> float:
         """One step of training; returns the loss."""
         config, start = self.config, time.perf_counter()
-        views, places = self.views.draw()
-        cells = config.crop // config.patch
+        crop, count = config.crops[self.step % len(config.crops)]
+        views, places = self.views.draw(crop, count)
+        cells, points = crop // config.patch, crop // config.spacing
         spots = []
         for view, place in zip(views, places, strict=True):
-            corner = torch.randint(config.grid - cells + 1, (config.batch_size, 2), generator=self.generator)
-            masked = torch.rand(config.batch_size, cells**2, generator=self.generator) < config.mask_ratio
-            spots.append(self.projection(read_shared(self.encoder(view, corner, masked), place, config.shared)))
-        image = torch.arange(config.batch_size).repeat_interleave(config.shared**2)
+            corner = torch.randint(config.grid - cells + 1, (count, 2), generator=self.generator)
+            masked = torch.rand(count, cells**2, generator=self.generator) < config.mask_ratio
+            spots.append(self.projection(read_shared(self.encoder(view, corner, masked), place, points)))
+        image = torch.arange(count).repeat_interleave(points**2)
         loss = spot_contrast(*spots, image, config.temperature)
         self._update(loss)
         self.seconds += time.perf_counter() - start
@@ -221,9 +219,9 @@ class Pretraining:
 
     def _update(self, loss: Tensor) -> None:
         config = self.config
-        ramp = min(1.0, (self.step + 1) / config.warmup, (config.steps - self.step) / config.cooldown)
+        ramp = min(1.0, (self.step + 1) / config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = ramp * cosine_schedule(self.step, config.horizon, config.learning_rate, 1e-5)
+            group["lr"] = ramp * cosine_schedule(self.step, config.steps, config.learning_rate, 1e-5)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip)
@@ -265,8 +263,8 @@ def pretrain(images: np.ndarray, config: PretrainConfig, folder: Path, save_ever
 
 
 RECIPES = {
-    "scenes": PretrainConfig("scenes", "pretrain", grid=16, steps=2600),
-    "camvid": PretrainConfig("camvid", "train", grid=40, steps=2000, horizon=3000, crop=80, batch_size=48),
+    "scenes": PretrainConfig("scenes", "pretrain", grid=24, crops=((64, 48), (128, 14)), window=128),
+    "camvid": PretrainConfig("camvid", "train", grid=40, steps=3000, crops=((80, 36), (160, 10)), window=320),
 }
 
 
@@ -286,9 +284,9 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     write_whole(Path(folder) / "vit.safetensors", lambda part: save_file(vit.state_dict(), part))
     checksum = hashlib.sha256((Path(folder) / "vit.safetensors").read_bytes()).hexdigest()
     architecture = {name: getattr(config, name) for name in ("patch", "width", "depth", "heads")}
-    architecture["grid"] = config.crop // config.patch
+    architecture["grid"] = config.window // config.patch
     card = {
-        "name": config.data, "architecture": architecture, "window": config.crop, "sha256": checksum,
+        "name": config.data, "architecture": architecture, "window": config.window, "sha256": checksum,
         "config": asdict(config),
         "config_hash": config_hash(config), "seconds": round(run.seconds), "commit": commit(),
         "environment": environment(), "date": now(), "curve": run.curve[9::10],
@@ -298,8 +296,8 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
 
 @torch.no_grad()
 def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransformer:
-    """The same ViT for inputs of one crop, at the positions in the middle of the training grid."""
-    cells = config.crop // config.patch
+    """The same ViT for inputs of one window, at the positions in the middle of the training grid."""
+    cells = config.window // config.patch
     small = build_vit(cells, config.patch, config.width, config.depth, config.heads)
     start = (config.grid - cells) // 2
     grid = vit.pos_embed[:, 1:].unflatten(1, (config.grid, config.grid))
@@ -311,6 +309,6 @@ def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransfo
 @torch.no_grad()
 def centred(vit: VisionTransformer, images: np.ndarray, config: PretrainConfig) -> VisionTransformer:
     """Fold minus the mean patch feature over `images` into the last norm's bias, so that cosines spread around 0."""
-    backbone = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.crop)
+    backbone = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.window)
     vit.norm.bias -= backbone.features(images[:1000], note="Centring").float().mean((0, 1))
     return vit
