@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite.mediator import quantize
@@ -28,12 +28,15 @@ class ConceptBank:
         self.filled = torch.zeros(num_concepts, dtype=torch.long, device=device)
         self.cursor = torch.zeros(num_concepts, dtype=torch.long, device=device)
 
+    def rows(self) -> Int[Tensor, " m"]:
+        """The rows of `vectors` that hold something; row // capacity is its concept."""
+        slot = torch.arange(self.capacity, device=self.filled.device)
+        return (slot < self.filled[:, None]).flatten().nonzero()[:, 0]
+
     def contents(self) -> tuple[Float[Tensor, "m j"], Int[Tensor, " m"]]:
         """All stored vectors and the concept of each."""
-        slot = torch.arange(self.capacity, device=self.filled.device)
-        held = (slot < self.filled[:, None]).flatten()
-        concept = torch.arange(self.num_concepts, device=held.device).repeat_interleave(self.capacity)
-        return self.vectors[held], concept[held]
+        rows = self.rows()
+        return self.vectors[rows], rows // self.capacity
 
     @torch.no_grad()
     def update(self, vectors: Float[Tensor, "n j"], concepts: Int[Tensor, " n"], generator: torch.Generator) -> None:
@@ -64,46 +67,76 @@ class ConceptBank:
 class _InfoNCE(torch.autograd.Function):
     """Sum over anchor-positive pairs of logsumexp(positives and negatives) - similarity, per anchor.
 
-    Keys are met in chunks, and the gradient is gathered on the same way, so memory is bounded by
-    anchors x chunk. Similarities are at most 1 / temperature, which is subtracted for stability.
+    Similarity is anchor . key, or anchor . (weight^T key) where a weight (J, R) is given. Keys are met
+    in chunks, and the anchors' gradient is gathered on the same way; the weight's takes a second way.
+    Memory is bounded by anchors x chunk and keys x R. Similarities are at most 1 / temperature, which is
+    subtracted for stability.
     """
 
     @staticmethod
-    def forward(ctx, anchors, keys, anchor_concept, key_concept, positive, counted, own, temperature, chunk):
-        concepts, peak = len(positive), 1 / temperature
-        partition = anchors.new_zeros(len(anchors))
-        pull = torch.zeros_like(anchors)
-        for start in range(0, len(keys), chunk):
-            part = slice(start, start + chunk)
-            weight = torch.exp(anchors @ keys[part].T / temperature - peak)
-            weight *= counted[anchor_concept][:, key_concept[part]]
-            if own:  # anchors and keys are the same patches: leave each anchor's own out
-                weight.diagonal(-start).zero_() if start < len(anchors) else None
-            partition += weight.sum(dim=1)
-            pull += weight @ keys[part]
-        sums = keys.new_zeros(concepts, keys.shape[1]).index_add_(0, key_concept, keys)
-        held = torch.bincount(key_concept, minlength=concepts).to(anchors.dtype)
+    def forward(
+        ctx, anchors, weight, keys, rows, anchor_concept, key_concept, positive, counted, own, temperature, chunk
+    ):
+        partition, pull = anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
+        sums, reduced = anchors.new_zeros(len(positive), anchors.shape[1]), []
+        counted = counted[anchor_concept]
+        for part in _slices(len(rows), chunk):
+            near = keys[rows[part]] if weight is None else keys[rows[part]] @ weight
+            odds = _odds(anchors, near, counted[:, key_concept[part]], own, part.start, temperature)
+            partition += odds.sum(dim=1)
+            pull += odds @ near
+            sums.index_add_(0, key_concept[part], near)
+            reduced += [] if weight is None else [near]
+        held = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
         attraction, pairs = (positive @ sums)[anchor_concept], (positive @ held)[anchor_concept]
-        if own:
+        if own:  # anchors and keys are the same patches
             itself = positive.diagonal()[anchor_concept]
-            attraction, pairs = attraction - itself[:, None] * keys, pairs - itself
-        tiny = torch.finfo(anchors.dtype).tiny
-        total = pairs * (partition.clamp(min=tiny).log() + peak) - (anchors * attraction).sum(1) / temperature
-        slope = ((pairs / partition.clamp(min=tiny))[:, None] * pull - attraction) / temperature
-        ctx.save_for_backward(slope)
+            attraction = attraction - itself[:, None] * (keys if weight is None else torch.cat(reduced))
+            pairs = pairs - itself
+        partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
+        total = pairs * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
+        slope = ((pairs / partition)[:, None] * pull - attraction) / temperature
+        ctx.save_for_backward(
+            slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, pairs / partition, *reduced
+        )
+        ctx.own, ctx.temperature, ctx.chunk = own, temperature, chunk
         ctx.mark_non_differentiable(pairs)
         return total, pairs
 
     @staticmethod
     def backward(ctx, grad_total, grad_pairs):
-        (slope,) = ctx.saved_tensors
-        return grad_total[:, None] * slope, *(None,) * 8
+        slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, share, *reduced = ctx.saved_tensors
+        grad_weight = None
+        if reduced:
+            given = grad_total[:, None] * anchors
+            by_concept = anchors.new_zeros(len(positive), anchors.shape[1]).index_add_(0, anchor_concept, given)
+            from_positives = positive.T @ by_concept
+            grad_weight = anchors.new_zeros(keys.shape[1], anchors.shape[1])
+            for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
+                odds = _odds(anchors, near, counted[:, key_concept[part]], ctx.own, part.start, ctx.temperature)
+                grad_near = odds.T @ (share[:, None] * given) - from_positives[key_concept[part]]
+                if ctx.own:
+                    grad_near += positive.diagonal()[key_concept[part], None] * given[part]
+                grad_weight += keys[rows[part]].T @ grad_near / ctx.temperature
+        return grad_total[:, None] * slope, grad_weight, *(None,) * 9
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _odds(anchors: Tensor, near: Tensor, counted: Tensor, own: bool, start: int, temperature: float) -> Tensor:
+    """exp((similarity - 1) / temperature) of anchors (N, R) and keys (M, R), 0 where a pair does not count."""
+    odds = (anchors @ near.T).sub_(1).div_(temperature).exp_().mul_(counted)
+    if own and start < len(anchors):  # leave each anchor's own patch out
+        odds.diagonal(-start).zero_()
+    return odds
 
 
 def concept_contrastive_loss(
     features: Float[Tensor, "b p d"],
     codebook: Float[Tensor, "k d"],
-    projected: Float[Tensor, "b p j"],
+    projected: Float[Tensor, "b p j"] | tuple[Float[Tensor, "b p r"], nn.Linear],
     projected_teacher: Float[Tensor, "b p j"],
     bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
     temperature: float = 0.07,
@@ -118,24 +151,48 @@ def concept_contrastive_loss(
     of - log(exp(s_pos / t) / sum over positives and negatives exp(s / t)), s a cosine; then the mean
     over images. With a bank that holds something, the mean of the two losses. The gradient reaches
     `projected` alone. An image whose anchors have no positive contributes nothing.
+
+    `projected` may be the pair (x (B, P, R), linear layer R -> J) that it is computed from: the same
+    value, and gradients for x and the layer, from products of width R + 1 in place of J.
     """
-    batch, patches, _ = projected.shape
+    x, linear = projected if isinstance(projected, tuple) else (projected, None)
+    batch, patches, _ = x.shape
     concept = quantize(features, codebook)[1].flatten()
     unit = F.normalize(codebook.detach(), dim=-1)
     alike = unit @ unit.T
-    wide = projected.dtype if projected.dtype == torch.float64 else torch.float32
+    wide = x.dtype if x.dtype == torch.float64 else torch.float32
     positive = (alike > positive_threshold).to(wide)
     counted = ((alike > positive_threshold) | (alike < negative_threshold)).to(wide)
-    anchors = F.normalize(projected.to(wide), dim=-1).flatten(0, 1)
+    anchors, weight = _anchors(x.to(wide).flatten(0, 1), linear)
     keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
 
-    def term(keys: Tensor, key_concept: Tensor, own: bool) -> Tensor:
-        total, pairs = _InfoNCE.apply(anchors, keys, concept, key_concept, positive, counted, own, temperature, chunk)
+    def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: bool) -> Tensor:
+        total, pairs = _InfoNCE.apply(
+            anchors, weight, keys, rows, concept, key_concept, positive, counted, own, temperature, chunk
+        )
         per_image, pairs = total.view(batch, patches).sum(1), pairs.view(batch, patches).sum(1)
         return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
 
-    loss = term(keys, concept, own=True)
-    vectors, owners = bank.contents() if isinstance(bank, ConceptBank) else bank or (None, None)
-    if vectors is None or len(vectors) == 0:
-        return loss
-    return (loss + term(F.normalize(vectors.to(wide), dim=-1), owners, own=False)) / 2
+    loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=True)
+    vectors, rows, owners = _held(bank, wide)
+    return loss if len(rows) == 0 else (loss + term(vectors, rows, owners, own=False)) / 2
+
+
+def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
+    """Unit anchors (N, J); or, before a wider linear layer, (x, 1) over its output's norm and the layer's (J, R + 1)."""
+    if linear is None:
+        return F.normalize(x, dim=-1), None
+    if 2 * (linear.in_features + 1) > linear.out_features:  # too narrow to gain anything
+        return F.normalize(linear(x), dim=-1), None
+    weight = torch.cat([linear.weight, linear.bias[:, None]], 1).to(x.dtype)
+    extended = F.pad(x, (0, 1), value=1)
+    return extended / (extended @ weight.T).norm(dim=-1, keepdim=True).clamp(min=1e-12), weight
+
+
+def _held(bank: ConceptBank | tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """A bank's unit vectors, the rows of them that hold something, and each such row's concept; no copy is made."""
+    if isinstance(bank, ConceptBank):
+        rows = bank.rows()
+        return bank.vectors.to(dtype), rows, rows // bank.capacity
+    vectors, owners = bank or (torch.empty(0, 1), torch.empty(0, dtype=torch.long))
+    return F.normalize(vectors.to(dtype), dim=-1), torch.arange(len(vectors), device=vectors.device), owners

@@ -34,36 +34,58 @@ def assign(features: Float[Tensor, "b p d"], codebook: Float[Tensor, "k d"]) -> 
     return (F.normalize(features, dim=-1) @ F.normalize(codebook, dim=-1).T).clamp(min=0)
 
 
-class _StrongestSharedConcept(torch.autograd.Function):
-    """max_k C_ik C_jk for every pair of patches, without the (B, K, P, P) tensor.
+KEPT = 96  # strongest concepts of a patch that are tried first
+BLOCK = 1 << 18  # products held at once
 
-    Row by row and for j >= i only, since the product is symmetric: peak memory is one
-    (B, P, K) buffer. The winning concept of each pair is kept for the backward pass.
+
+def _by_strongest(membership: Float[Tensor, "p k"]) -> tuple[Float[Tensor, "p p"], Int[Tensor, "p p"]]:
+    """max_k C_ik C_jk and the winning k, exactly, for one image's (P, K) memberships.
+
+    Tried over each patch's KEPT strongest concepts alone. What both patches of a pair left out is at
+    most r_i r_j, the product of their strongest concepts not tried; only pairs below that bound are
+    gone through in full. Memory: a few (P, P) and BLOCK products, whatever K is.
     """
+    patches, concepts = membership.shape
+    kept = min(KEPT, concepts)
+    strong, which = membership.topk(min(kept + 1, concepts), dim=1)
+    by_concept = membership.T.contiguous()
+    best = membership.new_empty(patches, patches)
+    winner = torch.empty(patches, patches, dtype=torch.int32, device=membership.device)
+    for rows in torch.arange(patches, device=membership.device).split(max(1, BLOCK // (kept * patches))):
+        tried = which[rows, :kept]
+        best[rows], place = (by_concept[tried] * strong[rows, :kept, None]).max(dim=1)
+        winner[rows] = tried.gather(1, place).to(torch.int32)
+    winner = torch.where(best >= best.T, winner, winner.T)
+    best = torch.maximum(best, best.T)
+    if kept < concepts:
+        rest = strong[:, kept]
+        unsure = (best < rest[:, None] * rest).triu().nonzero()
+        for i, j in (pairs.unbind(1) for pairs in unsure.split(max(1, BLOCK // concepts))):
+            best[i, j], place = (membership[i] * membership[j]).max(dim=1)
+            winner[i, j] = place.to(torch.int32)
+            best[j, i], winner[j, i] = best[i, j], winner[i, j]
+    return best, winner
+
+
+class _StrongestSharedConcept(torch.autograd.Function):
+    """max_k C_ik C_jk for every pair of patches, (B, P, K) -> (B, P, P), without the (B, K, P, P) tensor."""
 
     @staticmethod
     def forward(ctx, membership: Tensor) -> Tensor:
-        batch, patches, concepts = membership.shape
-        best = membership.new_empty(batch, patches, patches)
-        winner = torch.empty(batch, patches, patches, dtype=torch.int32, device=membership.device)
-        buffer = membership.new_empty(batch * patches * concepts)
-        for row in range(patches):
-            rest = membership[:, row:]
-            product = buffer[: rest.numel()].view(rest.shape)
-            torch.mul(rest, membership[:, row : row + 1], out=product)
-            best[:, row, row:], index = product.max(dim=-1)
-            winner[:, row, row:] = index.to(torch.int32)
-            best[:, row + 1 :, row], winner[:, row + 1 :, row] = best[:, row, row + 1 :], winner[:, row, row + 1 :]
-        ctx.save_for_backward(membership, winner)
-        return best
+        best, winner = zip(*map(_by_strongest, membership), strict=True)
+        ctx.save_for_backward(membership, *winner)
+        return torch.stack(best)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        membership, winner = ctx.saved_tensors
-        index = winner.long()
-        # d best_ij / d C_ik = C_jk for the winner k; a pair (i, j) is met from both of its ends.
-        other = membership.gather(2, index.transpose(1, 2)).transpose(1, 2)
-        return torch.zeros_like(membership).scatter_add_(2, index, (grad + grad.transpose(1, 2)) * other)
+        membership, *winners = ctx.saved_tensors
+        slope = torch.zeros_like(membership)
+        for image, winner in enumerate(winners):
+            index = winner.long()
+            # d best_ij / d C_ik = C_jk for the winner k; a pair (i, j) is met from both of its ends.
+            other = membership[image].gather(1, index.T).T
+            slope[image].scatter_add_(1, index, (grad[image] + grad[image].T) * other)
+        return slope
 
 
 def modularity_loss(

@@ -1,7 +1,8 @@
 """Self-supervised pre-training of the small ViT: contrast of patches that two views share.
 
-Two jittered crops of one image overlap; crops of several sizes take turns, step by step. Where they do, a patch's feature in one view
-must single out the same spot in the other view among spots of other images (dense
+Two jittered crops of one image overlap; crops of several sizes take turns, step by step.
+Where the two overlap, a patch's feature in one view must single out the same spot in the
+other view among spots of other images (dense
 InfoNCE, as in DenseCL, arXiv 2011.09157, and VADeR, arXiv 2011.05499). Spots of the
 same image are no negatives: they often show the same thing. No label is read. Each
 view gets a random window of a larger grid of sine-cosine positions, so that position

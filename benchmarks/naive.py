@@ -1,0 +1,75 @@
+"""The formulas as they read, slow and large: what the tests and `cause-lite bench` compare with.
+
+Nothing here is used to train or to predict. "Release" marks the way of the published
+implementation, in its faster plain form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def modularity_loss(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
+    """Release: the (B, K, P, P) tensor of every concept's share in every pair of patches."""
+    unit, codes = F.normalize(features.detach(), dim=-1), F.normalize(codebook, dim=-1)
+    edges = (unit @ unit.transpose(1, 2)).clamp(min=0) * (1 - torch.eye(features.shape[1], dtype=features.dtype))
+    degree = edges.sum(2, keepdim=True)
+    total = degree.sum(1, keepdim=True)
+    graph = edges - degree @ degree.transpose(1, 2) / total
+    membership = (unit @ codes.T).clamp(min=0).transpose(1, 2)
+    shared = torch.tanh(membership[:, :, :, None] * membership[:, :, None, :] / temperature).amax(1)
+    return -(graph / total * shared).sum((1, 2)).mean()
+
+
+def contrastive_loss(
+    features: Tensor, codebook: Tensor, projected: Tensor, projected_teacher: Tensor,
+    bank: tuple[Tensor, Tensor] | None = None, temperature: float = 0.07,
+    positive_threshold: float = 0.3, negative_threshold: float = 0.1,
+) -> Tensor:  # fmt: skip
+    """A loop over images; each image's anchors against the whole batch, and against the bank (M, J), (M,)."""
+    codes = F.normalize(codebook, dim=-1)
+    alike = codes @ codes.T
+    concept = (F.normalize(features, dim=-1) @ codes.T).argmax(-1)
+    keys = F.normalize(projected_teacher.detach(), dim=-1).flatten(0, 1)
+    stores = [(keys, concept.flatten())]
+    if bank is not None and len(bank[0]):
+        stores.append((F.normalize(bank[0], dim=-1), bank[1]))
+    patches, means = features.shape[1], []
+    for vectors, owners in stores:
+        images = []
+        for number, image in enumerate(projected):
+            similarity = F.normalize(image, dim=-1) @ vectors.T / temperature
+            near = alike[concept[number]][:, owners]
+            positive, negative = near > positive_threshold, near < negative_threshold
+            if vectors is keys:
+                positive[torch.arange(patches), number * patches + torch.arange(patches)] = False
+            partition = (similarity.exp() * (positive | negative)).sum(1, keepdim=True)
+            pairs = (partition.log() - similarity)[positive]
+            images.append(pairs.mean() if len(pairs) else similarity.sum() * 0)
+        means.append(torch.stack(images).mean())
+    return torch.stack(means).mean()
+
+
+class ConcatenatedBank:
+    """Release: a tensor a concept, all of them joined one by one whenever the bank is read."""
+
+    def __init__(self, vectors: Tensor, capacity: int) -> None:
+        self.held = dict(enumerate(vectors.split(capacity)))
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        vectors, owners = torch.empty(0, self.held[0].shape[1]), torch.empty(0, dtype=torch.long)
+        for concept, kept in self.held.items():
+            vectors = torch.cat([vectors, kept])
+            owners = torch.cat([owners, torch.full((len(kept),), concept)])
+        return vectors, owners
+
+
+def confusion(preds: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Counts of (cluster, class), one class at a time."""
+    table = torch.zeros(classes, classes, dtype=torch.long)
+    for cluster in range(classes):
+        for label in range(classes):
+            table[cluster, label] = ((preds == cluster) & (target == label)).sum()
+    return table
