@@ -18,8 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
-from cause_lite.files import UserError, cache_dir, project_dir, read_json, write_whole
-from cause_lite.progress import track
+from cause_lite.files import UserError, cache_dir, project_dir, read_json
 
 IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -72,13 +71,10 @@ class Backbone(nn.Module):
         grid = tokens[:, self.vit.num_prefix_tokens :].view(batch, down, across, side, side, self.dim)
         return grid.transpose(2, 3).reshape(batch, down * side * across * side, self.dim)
 
-    def features(self, images: np.ndarray, batch_size: int = 32, note: str = "Features") -> Float[Tensor, "n p d"]:
-        """Images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
-        parts = []
-        for start in track(range(0, len(images), batch_size), note):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.mean.device)
-            parts.append(self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu())
-        return torch.cat(parts)
+    def features(self, images: np.ndarray) -> Float[Tensor, "n p d"]:
+        """A batch of images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.mean.device)
+        return self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu()
 
     def fingerprint(self) -> str:
         """A hash of every weight, so that cached features are never taken for another backbone's."""
@@ -86,16 +82,6 @@ class Backbone(nn.Module):
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def cached_features(backbone: Backbone, images: np.ndarray, note: str) -> Float[Tensor, "n p d"]:
-    """`backbone.features(images)`, kept on disk and memory-mapped; the key covers weights and pixels."""
-    key = hashlib.sha256(backbone.fingerprint().encode() + images.tobytes()).hexdigest()[:20]
-    path = cache_dir() / "features" / f"{key}.npy"
-    if not path.exists():
-        found = backbone.features(images, note=note).numpy()
-        write_whole(path, lambda part: np.save(part, found))
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def bundled_dir() -> Path:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from cause_lite.datasets import Split
 from cause_lite.metrics import ClusterMetrics
+from cause_lite.patches import PatchStore
 from cause_lite.probe import LinearProbe
-from cause_lite.train import FitConfig, fit_linear_probe, kmeans
+from cause_lite.train import FitConfig, fit_linear_probe, kmeans, patch_kmeans
 
 
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
@@ -25,7 +26,10 @@ def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
 def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.5) -> ClusterMetrics:
     """k-means on the colour and height of single pixels."""
     classes, every = len(test.classes), 4
-    centres = kmeans(colour_and_height(train.images[:, ::every, ::every], weight).flatten(0, 2), classes, seed)
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.permutation(len(train))[:2000])
+    pixels = colour_and_height(train.images[some, ::every, ::every], weight).flatten(0, 2)
+    centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:100_000])], classes, seed)
     metrics = ClusterMetrics(classes)
     for start in range(0, len(test), 20):
         pixels = colour_and_height(test.images[start : start + 20], weight)
@@ -42,8 +46,8 @@ def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
 class TestFeatures:
     """Backbone features of a split (N, P, D) and of its mirror images."""
 
-    plain: Tensor
-    mirrored: Tensor
+    plain: PatchStore
+    mirrored: PatchStore
 
     def maps(self, part: slice, size: tuple[int, int]) -> Tensor:
         """Unit features, mean of both views, upsampled -> (B, H, W, D)."""
@@ -57,10 +61,10 @@ class TestFeatures:
 
 
 def score_feature_kmeans(
-    train: Tensor, test: TestFeatures, labels: np.ndarray, classes: int, seed: int
+    train: PatchStore, test: TestFeatures, labels: np.ndarray, classes: int, seed: int
 ) -> ClusterMetrics:
     """k-means on unit backbone features (N, P, D), predicted with mirror averaging and upsampling."""
-    centres = kmeans(F.normalize(train.float(), dim=-1).flatten(0, 1), classes, seed)
+    centres = patch_kmeans(train, classes, seed)
     metrics = ClusterMetrics(classes)
     for start in range(0, len(labels), 10):
         part = slice(start, start + 10)
@@ -69,12 +73,11 @@ def score_feature_kmeans(
 
 
 def score_supervised(
-    train: Tensor, train_labels: np.ndarray, test: TestFeatures, labels: np.ndarray, classes: int, config: FitConfig
+    train: PatchStore, train_labels: np.ndarray, test: TestFeatures, labels: np.ndarray, classes: int, config: FitConfig
 ) -> ClusterMetrics:
     """The ceiling: a linear probe trained with every label on unit backbone features (not matched)."""
     generator = torch.Generator().manual_seed(config.seed)
-    unit = F.normalize(train.float(), dim=-1)
-    probe: LinearProbe = fit_linear_probe(unit, train_labels, classes, config, generator)[0]
+    probe: LinearProbe = fit_linear_probe(train, train_labels, classes, config, generator, unit=True)[0]
     metrics = ClusterMetrics(classes)
     for start in range(0, len(labels), 10):
         part = slice(start, start + 10)

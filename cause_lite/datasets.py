@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cause_lite import camvid, scenes
-from cause_lite.files import UserError, cache_dir, write_arrays
+from cause_lite.files import UserError, cache_dir, write_whole
 from cause_lite.progress import track
 
 IGNORED = -1
@@ -55,16 +56,26 @@ def load_split(name: str, split: str, size: int | None = None) -> Split:
 
 
 def _scenes(split: str) -> Split:
+    """Rendered once; the arrays lie in the cache, memory-mapped."""
     source = Path(scenes.__file__).read_bytes() + np.__version__.encode()
-    path = cache_dir() / f"scenes-{split}-{hashlib.sha256(source).hexdigest()[:12]}.npz"
-    if not path.exists():
-        numbers = track(range(scenes.SPLITS[split]), f"Rendering scenes/{split}")
-        views = [scenes.render(0, split, index) for index in numbers]
-        write_arrays(
-            path, {"images": np.stack([v.image for v in views]), "labels": np.stack([v.labels for v in views])}
-        )
-    with np.load(path) as arrays:
-        return Split("scenes", split, scenes.FINE_CLASSES, arrays["images"], arrays["labels"].astype(np.int16))
+    folder = cache_dir() / f"scenes-{split}-{hashlib.sha256(source).hexdigest()[:12]}"
+    if not folder.exists():
+        write_whole(folder, lambda part: _render(split, part))
+    images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
+    return Split("scenes", split, scenes.FINE_CLASSES, images, labels)
+
+
+def _render(split: str, folder: Path) -> None:
+    folder.mkdir()
+    count, size = scenes.SPLITS[split], scenes.IMAGE_SIZE
+    new = partial(np.lib.format.open_memmap, mode="w+")
+    images = new(folder / "images.npy", dtype=np.uint8, shape=(count, size, size, 3))
+    labels = new(folder / "labels.npy", dtype=np.int16, shape=(count, size, size))
+    for number in track(range(count), f"Rendering scenes/{split}"):
+        view = scenes.render(0, split, number)
+        images[number], labels[number] = view.image, view.labels
+    images.flush()
+    labels.flush()
 
 
 def squared(image: Image.Image, size: int, resample: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.metrics import ClusterMetrics
+from cause_lite.patches import PatchStore
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import patch_labels
 
@@ -27,7 +28,8 @@ def predict_linear(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) ->
 
 @torch.no_grad()
 def evaluate(
-    segmenter: Segmenter, features: Tensor, mirrored: Tensor | None, labels: np.ndarray, num_classes: int,
+    segmenter: Segmenter, features: PatchStore | Tensor, mirrored: PatchStore | Tensor | None,
+    labels: np.ndarray, num_classes: int,
     refine: Callable[[Tensor, np.ndarray], Tensor] | None = None, images: np.ndarray | None = None,
     batch_size: int = 20,
 ) -> dict[str, ClusterMetrics]:  # fmt: skip
@@ -36,18 +38,19 @@ def evaluate(
     Returns metrics named `cluster` (matched by the Hungarian method over the whole split), `linear`
     (the probe's classes as they are) and, with `refine` and `images`, `crf`.
     """
-    scores = {name: ClusterMetrics(num_classes) for name in ("cluster", "linear")}
-    if refine:
-        scores["crf"] = ClusterMetrics(num_classes)
+    device = segmenter.codebook.device
+    names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")
+    scores = {name: ClusterMetrics(num_classes).to(device) for name in names}
     for start in range(0, len(features), batch_size):
         part = slice(start, start + batch_size)
-        maps = segmenter.segment_features(features[part], None if mirrored is None else mirrored[part])
-        target = torch.from_numpy(labels[part])
+        views = (None if view is None else view[part].to(device) for view in (features, mirrored))
+        maps = segmenter.segment_features(*views)
+        target = torch.from_numpy(labels[part]).to(device)
         similar = segmenter.similarities(maps, target.shape[1:])
         scores["cluster"].update(similar.argmax(1), target)
         scores["linear"].update(predict_linear(maps, segmenter, target.shape[1:]), target)
         if refine:
-            scores["crf"].update(refine(similar, images[part]), target)
+            scores["crf"].update(refine(similar, images[part]).to(device), target)
     return scores
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from cause_lite import baselines, checkpoints, results
-from cause_lite.backbone import cached_features, load_backbone
+from cause_lite.backbone import load_backbone
 from cause_lite.datasets import Split, load_split
 from cause_lite.metrics import ClusterMetrics
+from cause_lite.patches import cached_features
 from cause_lite.recipes import EVALUATION_SPLIT, HEADS, recipe
 from cause_lite.run import fitted_run, score_segmenter
-from cause_lite.train import FitConfig, fit_cluster_probe, head_outputs, kmeans
+from cause_lite.segmenter import Segmenter
+from cause_lite.train import FitConfig, fit_cluster_probe, head_outputs, patch_kmeans
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -66,15 +69,24 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
     yield _record(f"{name}, linear probe", config, scores["linear"], seconds)
     if crf:
         yield _record(f"{name}, CRF", config, scores["crf"], seconds)
-    features = cached_features(segmenter.backbone, train.images, "Training features")
-    outputs, classes = head_outputs(segmenter.head, features), len(train.classes)
+    yield from _other_probes(segmenter, config, train, name)
+
+
+def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: str) -> Iterator[dict]:
+    """Two other cluster probes on the same head: trained by cosine, and plain k-means."""
+    features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
     by_cosine = dataclasses.replace(config, probe_objective="cosine")
     generator = torch.Generator().manual_seed(config.seed)
-    segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator)[0]
-    scores = score_segmenter(segmenter, config)
-    yield _record(f"{name}, probe by cosine", by_cosine, scores["cluster"], seconds)
-    segmenter.cluster_probe.centres.data = kmeans(F.normalize(outputs.flatten(0, 1), dim=-1), classes, config.seed)
-    yield _record(f"{name}, k-means on the head", config, score_segmenter(segmenter, config)["cluster"], seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = head_outputs(segmenter.head, features, Path(folder))
+        start = time.perf_counter()
+        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator)[0]
+        scores = score_segmenter(segmenter, config)
+        yield _record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
+        start = time.perf_counter()
+        segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed)
+        scores = score_segmenter(segmenter, config)
+        yield _record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
 
 
 def table_records(data: str, seeds: int, crf: bool = False) -> Iterator[dict]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pooch
 
 
@@ -30,7 +30,7 @@ def project_dir() -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing.
+    """Let `write` fill a temporary file or folder beside `path`, then rename it: readers see all or nothing.
 
     Raises UserError when the disk refuses the write; nothing is left behind then.
     """
@@ -45,6 +45,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             f"{path}: could not be written ({error.strerror or error}); free space or name another folder"
         ) from error
     finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
@@ -65,7 +67,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__} where an object is expected")
     return content
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    write_whole(path, lambda part: np.savez(part, **arrays))

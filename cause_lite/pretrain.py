@@ -32,7 +32,7 @@ from torchvision.ops import roi_align
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
 from cause_lite.datasets import load_split
 from cause_lite.files import UserError, write_json, write_whole
-from cause_lite.progress import bar
+from cause_lite.progress import bar, track
 from cause_lite.results import commit, config_hash, environment, now
 
 
@@ -311,5 +311,7 @@ def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransfo
 def centred(vit: VisionTransformer, images: np.ndarray, config: PretrainConfig) -> VisionTransformer:
     """Fold minus the mean patch feature over `images` into the last norm's bias, so that cosines spread around 0."""
     backbone = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.window)
-    vit.norm.bias -= backbone.features(images[:1000], note="Centring").float().mean((0, 1))
+    parts = np.array_split(images[:1000], max(1, min(1000, len(images)) // 20))
+    means = torch.stack([backbone.features(part).float().mean((0, 1)) for part in track(parts, "Centring")])
+    vit.norm.bias -= means.mean(0)
     return vit

@@ -12,11 +12,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from cause_lite import checkpoints, results
-from cause_lite.backbone import cached_features, load_backbone
+from cause_lite.backbone import load_backbone
 from cause_lite.datasets import load_split
 from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError, cache_dir, read_json, write_json, write_whole
 from cause_lite.metrics import ClusterMetrics
+from cause_lite.patches import cached_features
 from cause_lite.plots import colourise
 from cause_lite.progress import track
 from cause_lite.recipes import EVALUATION_SPLIT

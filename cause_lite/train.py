@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite import frontdoor, mediator
-from cause_lite.backbone import Backbone, cached_features
+from cause_lite.backbone import Backbone
 from cause_lite.datasets import IGNORED, Split
 from cause_lite.head import ema_update
+from cause_lite.patches import PatchStore, cached_features, prefetched
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.progress import track
 from cause_lite.segmenter import Segmenter, build_head
@@ -64,23 +68,34 @@ def batches(count: int, size: int, epochs: int, generator: torch.Generator, note
     yield from track(order.split(size), note)
 
 
-def start_codebook(features: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
+def loaded(
+    store: PatchStore, config: FitConfig, epochs: int, generator: torch.Generator, note: str,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Shuffled (image numbers, their vectors on the device), each batch read while the last one is in use."""
+    numbers = batches(len(store), config.batch_size, epochs, generator, note)
+    for which, batch in prefetched(numbers, lambda which: store[which].float()):
+        yield which, batch.to(device, non_blocking=True)
+
+
+def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Tensor:
     """Codes (K, D): unit vectors of random patches ("patches"), or noise in (-1/K, 1/K) as released ("uniform")."""
     concepts, (count, patches, dim) = config.num_concepts, features.shape
     if config.clusterbook_init == "uniform":
         return (2 * torch.rand(concepts, dim, generator=generator) - 1) / concepts
     image = torch.randint(count, (concepts,), generator=generator)
     patch = torch.randint(patches, (concepts,), generator=generator)
-    return F.normalize(features[image, patch].float(), dim=-1)
+    return F.normalize(features.at(image, patch).float(), dim=-1)
 
 
-def fit_clusterbook(features: Tensor, config: FitConfig, generator: torch.Generator) -> tuple[Tensor, list[float]]:
+def fit_clusterbook(
+    features: PatchStore, config: FitConfig, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> tuple[Tensor, list[float]]:
     """Step 1: features (N, P, D) -> codebook (K, D) and the loss of each step."""
-    codebook = nn.Parameter(start_codebook(features, config, generator))
+    codebook = nn.Parameter(start_codebook(features, config, generator).to(device))
     optimizer = torch.optim.Adam([codebook], lr=config.clusterbook_rate)
     losses = []
-    for which in batches(len(features), config.batch_size, config.clusterbook_epochs, generator, "Clusterbook"):
-        batch = features[which].float()
+    for _, batch in loaded(features, config, config.clusterbook_epochs, generator, "Clusterbook", device):
         draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
         loss = mediator.modularity_loss(mediator.sample_grid(batch, config.cell, draws), codebook, config.temperature)
         optimizer.zero_grad()
@@ -91,25 +106,25 @@ def fit_clusterbook(features: Tensor, config: FitConfig, generator: torch.Genera
 
 
 def fit_head(
-    features: Tensor, codebook: Tensor, config: FitConfig, generator: torch.Generator
+    features: PatchStore, codebook: Tensor, config: FitConfig, generator: torch.Generator
 ) -> tuple[nn.Module, list[float]]:
     """Step 2: the teacher head, an average of a student trained by concept-wise contrast."""
-    dim = features.shape[2]
+    dim, device = features.shape[2], codebook.device
     head = build_head(config.head, dim, config.reduced_dim, features.shape[1], codebook, config.dropout)
     student = nn.ModuleDict({"head": head, "projection": nn.Linear(config.reduced_dim, config.projection_dim)})
+    student = student.to(device)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    bank = frontdoor.ConceptBank(len(codebook), config.projection_dim, config.bank_capacity)
+    bank = frontdoor.ConceptBank(len(codebook), config.projection_dim, config.bank_capacity, device)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     losses = []
-    for which in batches(len(features), config.batch_size, config.head_epochs, generator, f"Head {config.head}"):
-        batch = features[which].float()
+    for _, batch in loaded(features, config, config.head_epochs, generator, f"Head {config.head}", device):
         draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
         seen = mediator.sample_grid(batch, config.cell, draws)
-        projected = student["projection"](mediator.sample_grid(student["head"](batch), config.cell, draws))
+        reduced = mediator.sample_grid(student["head"](batch), config.cell, draws)
         with torch.no_grad():
             aimed = teacher["projection"](mediator.sample_grid(teacher["head"](batch), config.cell, draws))
         loss = frontdoor.concept_contrastive_loss(
-            seen, codebook, projected, aimed, bank, config.contrastive_temperature,
+            seen, codebook, (reduced, student["projection"]), aimed, bank, config.contrastive_temperature,
             config.positive_threshold, config.negative_threshold,
         )  # fmt: skip
         optimizer.zero_grad()
@@ -122,15 +137,21 @@ def fit_head(
     return teacher["head"].eval(), losses
 
 
-@torch.no_grad()
-def head_outputs(head: nn.Module, features: Tensor, batch_size: int = 64) -> Tensor:
-    """The head's output for features (N, P, D), in evaluation mode -> (N, P, R)."""
-    return torch.cat([head.eval()(part.float()) for part in features.split(batch_size)])
+def head_outputs(head: nn.Module, features: PatchStore, folder: Path) -> PatchStore:
+    """The head's output (N, P, R) for features (N, P, D), in evaluation mode; kept in `folder` within the budget."""
+    device = next(head.parameters()).device
+
+    @torch.no_grad()
+    def compute(which: Tensor) -> Tensor:
+        return head.eval()(features[which].float().to(device)).cpu()
+
+    return PatchStore(Path(folder) / "outputs", len(features), compute, "Head outputs")
 
 
 def fit_cluster_probe(
-    segments: Tensor, num_classes: int, config: FitConfig, generator: torch.Generator
-) -> tuple[ClusterProbe, list[float]]:
+    segments: PatchStore, num_classes: int, config: FitConfig, generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> tuple[ClusterProbe, list[float]]:  # fmt: skip
     """Step 3: class-sized clusters in the head's space (N, P, R), with no label.
 
     Starts from spherical k-means centres (`probe_init` = "kmeans") or, as the release does, from
@@ -139,11 +160,11 @@ def fit_cluster_probe(
     probe = ClusterProbe(num_classes, segments.shape[2])
     if config.probe_init == "kmeans":
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        probe.centres.data = kmeans(F.normalize(segments.flatten(0, 1), dim=-1), num_classes, seed)
+        probe.centres.data = patch_kmeans(segments, num_classes, seed)
+    probe = probe.to(device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.probe_rate)
     losses = []
-    for which in batches(len(segments), config.batch_size, config.probe_epochs, generator, "Cluster probe"):
-        batch = segments[which].float()
+    for _, batch in loaded(segments, config, config.probe_epochs, generator, "Cluster probe", device):
         if config.probe_objective == "modularity":
             draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
             loss = mediator.modularity_loss(
@@ -166,16 +187,20 @@ def patch_labels(labels: np.ndarray, side: int) -> Tensor:
 
 
 def fit_linear_probe(
-    segments: Tensor, labels: np.ndarray, num_classes: int, config: FitConfig, generator: torch.Generator
-) -> tuple[LinearProbe, list[float]]:
-    """Step 3's diagnostic: a linear classifier on frozen head outputs, the one place where labels are read."""
-    probe = LinearProbe(num_classes, segments.shape[2])
-    target = patch_labels(labels, round(segments.shape[1] ** 0.5))
+    segments: PatchStore, labels: np.ndarray, num_classes: int, config: FitConfig, generator: torch.Generator,
+    device: torch.device | str = "cpu", unit: bool = False,
+) -> tuple[LinearProbe, list[float]]:  # fmt: skip
+    """Step 3's diagnostic: a linear classifier on frozen vectors, the one place where labels are read.
+
+    With `unit`, the vectors are scaled to length 1 first.
+    """
+    probe, side = LinearProbe(num_classes, segments.shape[2]).to(device), round(segments.shape[1] ** 0.5)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.linear_rate)
     losses = []
-    for which in batches(len(segments), config.batch_size, config.probe_epochs, generator, "Linear probe"):
-        logits = probe(segments[which].float())
-        loss = F.cross_entropy(logits.flatten(0, 1), target[which].flatten(), ignore_index=IGNORED)
+    for which, batch in loaded(segments, config, config.probe_epochs, generator, "Linear probe", device):
+        target = patch_labels(labels[which.numpy()], side).to(device)
+        logits = probe(F.normalize(batch, dim=-1) if unit else batch)
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,12 +208,16 @@ def fit_linear_probe(
     return probe, losses
 
 
-def kmeans(vectors: Tensor, clusters: int, seed: int, sample: int = 100_000) -> Tensor:
-    """Centres (K, D) of k-means (scikit-learn, k-means++) on at most `sample` rows."""
-    if len(vectors) > sample:
-        vectors = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:sample]]
+def kmeans(vectors: Tensor, clusters: int, seed: int) -> Tensor:
+    """Centres (K, D) of k-means (scikit-learn, k-means++)."""
     found = MiniBatchKMeans(clusters, batch_size=4096, n_init=5, random_state=seed).fit(vectors.numpy())
     return torch.from_numpy(found.cluster_centers_).float()
+
+
+def patch_kmeans(store: PatchStore, clusters: int, seed: int, sample: int = 100_000) -> Tensor:
+    """Centres (K, D) of k-means on at most `sample` patches, scaled to length 1."""
+    vectors = store.sample(sample, torch.Generator().manual_seed(seed)).float()
+    return kmeans(F.normalize(vectors, dim=-1), clusters, seed)
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,7 @@ def fit(config: FitConfig, train: Split, backbone: Backbone) -> Fitted:
     clock.lap("features")
     with torch.random.fork_rng(devices=[]):
         generator = seed_all(config.seed)
-        codebook, clusterbook_losses = fit_clusterbook(features, config, generator)
+        codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device)
         clock.lap("clusterbook")
         head, head_losses = fit_head(features, codebook, config, generator)
         clock.lap("head")
@@ -224,15 +253,16 @@ def seed_all(seed: int) -> torch.Generator:
 
 
 def fit_probes(
-    head: nn.Module, features: Tensor, train: Split, config: FitConfig
+    head: nn.Module, features: PatchStore, train: Split, config: FitConfig
 ) -> tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]:
     """Step 3 on a finished head. Seeded anew, so that the probes do not depend on how much chance the head used."""
-    generator, classes = seed_all(config.seed), len(train.classes)
-    segments = head_outputs(head, features)
-    clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator)
-    linear, linear_losses = LinearProbe(classes, config.reduced_dim), []
-    if train.labels is not None:
-        linear, linear_losses = fit_linear_probe(segments, train.labels, classes, config, generator)
+    generator, classes, device = seed_all(config.seed), len(train.classes), next(head.parameters()).device
+    linear, linear_losses = LinearProbe(classes, config.reduced_dim).to(device), []
+    with tempfile.TemporaryDirectory() as folder:
+        segments = head_outputs(head, features, Path(folder))
+        clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator, device)
+        if train.labels is not None:
+            linear, linear_losses = fit_linear_probe(segments, train.labels, classes, config, generator, device)
     return clusters, linear, {"cluster": cluster_losses, "linear": linear_losses}
 
 
