@@ -52,15 +52,18 @@ def contrastive_loss(
     return torch.stack(means).mean()
 
 
-class ConcatenatedBank:
-    """Release: a tensor a concept, all of them joined one by one whenever the bank is read."""
+class ReleasedBank:
+    """Release: a tensor a concept; whenever the bank is read, all are joined to one, concept by concept."""
 
-    def __init__(self, vectors: Tensor, capacity: int) -> None:
-        self.held = dict(enumerate(vectors.split(capacity)))
+    def __init__(self, vectors: Tensor, codebook: Tensor, capacity: int) -> None:
+        self.codebook, self.held = codebook, dict(enumerate(vectors.split(capacity)))
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        vectors, owners = torch.empty(0, self.held[0].shape[1]), torch.empty(0, dtype=torch.long)
+        """Vectors (M, J) and the code of each (M, D), as the release keeps them; returns vectors and owners (M,)."""
+        vectors, codes = torch.empty(0, self.held[0].shape[1]), torch.empty(0, self.codebook.shape[1])
+        owners = torch.empty(0, dtype=torch.long)
         for concept, kept in self.held.items():
+            codes = torch.cat([codes, self.codebook[concept].expand(len(kept), -1)])
             vectors = torch.cat([vectors, kept])
             owners = torch.cat([owners, torch.full((len(kept),), concept)])
         return vectors, owners

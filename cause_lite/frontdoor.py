@@ -179,7 +179,7 @@ def concept_contrastive_loss(
 
 
 def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Unit anchors (N, J); or, for a wide linear layer, (x, 1) over the norm of its output, and the layer's (J, R + 1)."""
+    """Unit anchors (N, J); or, for a wide linear layer, (x, 1) over its output's norm, and its matrix (J, R + 1)."""
     if linear is None:
         return F.normalize(x, dim=-1), None
     if 2 * (linear.in_features + 1) > linear.out_features:  # too narrow to gain anything

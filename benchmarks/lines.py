@@ -1,0 +1,217 @@
+"""The lines of `cause-lite bench`: each returns rows of a table, measured in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import naive
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cause_lite import mediator
+from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
+from cause_lite.bench import MatrixProducts, compare, megabytes, seconds
+from cause_lite.datasets import Split, load_split
+from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.patches import cached_features
+from cause_lite.recipes import recipe
+from cause_lite.train import fit, fit_head, seed_all
+
+IMAGES, PATCHES, CHANNELS, CONCEPTS, REDUCED, PROJECTED = 16, 100, 384, 2048, 90, 2048  # the release's step
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def step(loss: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], float]:
+    """Forward and backward; the value, so that both sides can be compared."""
+
+    def run() -> float:
+        for leaf in leaves:
+            leaf.grad = None
+        value = loss()
+        value.backward()
+        return value.item()
+
+    return run
+
+
+def modularity() -> Iterator[dict]:
+    """One step of the clusterbook, against the B x K x P x P tensor."""
+    features, codebook = drawn(IMAGES, PATCHES, CHANNELS), drawn(CONCEPTS, CHANNELS, seed=1).requires_grad_()
+    ours = step(lambda: mediator.modularity_loss(features, codebook), codebook)
+    plain = step(lambda: naive.modularity_loss(features, codebook), codebook)
+    yield {"case": "16 x 100 patches, K = 2048", "difference": abs(ours() - plain())} | compare(ours, plain, rounds=3)
+
+
+def modularity_growth() -> Iterator[dict]:
+    """The same step by patches and concepts; the plain form would need B x K x P x P x 4 bytes and more."""
+    for patches in (100, 400, 1600):
+        for concepts in (512, 1024, 2048, 4096):
+            features = drawn(IMAGES, patches, CHANNELS)
+            codebook = drawn(concepts, CHANNELS, seed=1).requires_grad_()
+            ours = step(lambda f=features, c=codebook: mediator.modularity_loss(f, c), codebook)
+            ours()
+            yield {
+                "case": f"{patches} patches, K = {concepts}", "patches": patches, "concepts": concepts,
+                "seconds": min(seconds(ours) for _ in range(2)), "megabytes": megabytes(ours),
+                "plain_gigabytes": IMAGES * concepts * patches**2 * 4 / 1e9,
+            }  # fmt: skip
+
+
+class Contrast:
+    """One step of the contrastive loss with a bank of `capacity` vectors a concept, all of it in use."""
+
+    def __init__(self, capacity: int) -> None:
+        self.features, self.codebook = drawn(IMAGES, PATCHES, CHANNELS), drawn(CONCEPTS, CHANNELS, seed=1)
+        self.reduced = drawn(IMAGES, PATCHES, REDUCED, seed=2).requires_grad_()
+        torch.manual_seed(0)
+        self.projection = nn.Linear(REDUCED, PROJECTED)
+        self.teacher = drawn(IMAGES, PATCHES, PROJECTED, seed=3)
+        self.bank = ConceptBank(CONCEPTS, PROJECTED, capacity)
+        generator = torch.Generator().manual_seed(4)
+        for rows in self.bank.vectors.split(8192):
+            rows.copy_(F.normalize(torch.randn(rows.shape, generator=generator), dim=1))
+        self.bank.filled += capacity
+        self.owners = torch.arange(CONCEPTS).repeat_interleave(capacity)
+        self.leaves = (self.reduced, *self.projection.parameters())
+
+    def ours(self) -> Callable[[], float]:
+        pair = (self.reduced, self.projection)
+        return step(
+            lambda: concept_contrastive_loss(self.features, self.codebook, pair, self.teacher, self.bank), *self.leaves
+        )
+
+    def full_width(self) -> Callable[[], float]:
+        """Ours, given projections of which nothing is known."""
+        return step(
+            lambda: concept_contrastive_loss(
+                self.features, self.codebook, self.projection(self.reduced), self.teacher, self.bank
+            ),
+            *self.leaves,
+        )
+
+    def plain(self, contents: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], float]:
+        return step(
+            lambda: naive.contrastive_loss(
+                self.features, self.codebook, self.projection(self.reduced), self.teacher, contents()
+            ),
+            *self.leaves,
+        )
+
+
+def contrast() -> Iterator[dict]:
+    """One step of the head's loss: a loop over images, the release's concatenated bank, and the products alone."""
+    for capacity, rounds in ((5, 3), (20, 2), (100, 1)):
+        case = Contrast(capacity)
+        ours, fair = case.ours(), case.plain(lambda case=case: (case.bank.vectors, case.owners))
+        name = f"bank of 2048 x {capacity}"
+        yield {"case": f"{name}, a loop over images", "difference": abs(ours() - fair())} | compare(ours, fair, rounds)
+        yield {"case": f"{name}, without the low rank, a loop over images"} | compare(case.full_width(), fair, 1)
+        with MatrixProducts() as products:
+            ours()
+        yield {"case": f"{name}, its matrix products alone"} | compare(ours, products.replay(), 3)
+        if capacity <= 20:
+            released = naive.ReleasedBank(case.bank.vectors, case.codebook, capacity)
+            yield {"case": f"{name}, as released"} | compare(ours, case.plain(released.contents), 1)
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    before = os.environ.get("CAUSE_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CAUSE_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("CAUSE_CACHE") if before is None else os.environ.__setitem__("CAUSE_CACHE", before)
+
+
+def sized_as_vit_s8() -> Backbone:
+    """A ViT-S/8 in size, with random weights: they cost what trained ones do."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=128, patch_size=8, embed_dim=384, depth=12, num_heads=6, num_classes=0)
+    return Backbone(vit, "vit-s8", IMAGE_MEAN, IMAGE_STD)
+
+
+def whole_fit() -> Iterator[dict]:
+    """All three steps from nothing, against one pass of the backbone and the matrix products of step 2."""
+    train = load_split("scenes", "train")
+    for name, backbone, count in (
+        ("bundled", load_backbone("scenes"), 320),
+        ("ViT-S/8 in size", sized_as_vit_s8(), 160),
+    ):
+        some = dataclasses.replace(train, images=train.images[:count], labels=train.labels[:count])
+        for head in ("mlp", "tr"):
+            config = recipe("scenes", head)
+            with empty_cache():
+                fitted = fit(config, some, backbone)
+                one_pass = seconds(
+                    lambda b=backbone: [b.features(some.images[i : i + 32]) for i in range(0, len(some), 32)]
+                )
+                features = cached_features(backbone, some.images, "Features")
+                with torch.random.fork_rng(devices=[]), MatrixProducts() as products:
+                    fit_head(features, fitted.segmenter.codebook, config, seed_all(0))
+            floor = one_pass + seconds(products.replay())
+            total = sum(fitted.seconds.values())
+            yield {
+                "case": f"{name}, {head}", "seconds": total, "baseline_seconds": floor, "ratio": total / floor,
+                "one_pass": one_pass, "products": floor - one_pass, "stages": fitted.seconds, "images": len(some),
+            }  # fmt: skip
+
+
+def fit_memory() -> Iterator[dict]:
+    """Peak private memory of a fit by the number of images, at one batch size."""
+    backbone, train = load_backbone("scenes"), load_split("scenes", "train")
+    config = dataclasses.replace(recipe("scenes", "mlp"), head_epochs=1, probe_epochs=1)
+    for count in (500, 2000, 8000):
+        with tempfile.TemporaryDirectory() as folder, empty_cache():
+            images, labels = (
+                _repeated(a, count, Path(folder) / f"{n}.npy") for n, a in enumerate((train.images, train.labels))
+            )
+            split = Split("scenes", "train", train.classes, images, labels)
+            yield {
+                "case": f"{count} images",
+                "images": count,
+                "megabytes": megabytes(lambda s=split: fit(config, s, backbone)),
+            }
+
+
+def _repeated(array: np.ndarray, count: int, path: Path) -> np.ndarray:
+    """A memory-mapped file of `count` rows, the array's over and over."""
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=array.dtype, shape=(count, *array.shape[1:]))
+    for start in range(0, count, len(array)):
+        mapped[start : start + len(array)] = array[: count - start]
+    mapped.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def scoring() -> Iterator[dict]:
+    """The confusion of 20 maps of 320 x 320 pixels, against a loop over clusters and classes."""
+    preds, target = (torch.randint(27, (20, 320, 320), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    same = torch.equal(_confusion(preds, target), naive.confusion(preds, target, 27))
+    yield {"case": "27 classes", "difference": 0.0 if same else 1.0} | compare(
+        lambda: _confusion(preds, target), lambda: naive.confusion(preds, target, 27), rounds=5
+    )
+
+
+def _confusion(preds: Tensor, target: Tensor) -> Tensor:
+    metrics = ClusterMetrics(27)
+    metrics.update(preds, target)
+    return metrics.confusion
+
+
+LINES = {
+    "modularity": modularity, "modularity growth": modularity_growth, "contrast": contrast, "scoring": scoring,
+    "whole fit": whole_fit, "memory of a fit": fit_memory,
+}  # fmt: skip

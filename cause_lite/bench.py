@@ -1,0 +1,126 @@
+"""Measuring: ours and a baseline in alternation, as ratios within one process, and peak memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def private_bytes() -> int:
+    """What this process holds alone: resident memory without mapped files."""
+    held = psutil.Process().memory_info()
+    return held.rss - getattr(held, "shared", 0)
+
+
+@dataclass
+class Peak:
+    """The most private memory above the start, in bytes, once the block has ended."""
+
+    extra: int = 0
+
+
+@contextmanager
+def peak_memory():
+    """Watches the private memory every two milliseconds while the block runs; yields a Peak."""
+    start, peak, done = private_bytes(), Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak.extra = max(peak.extra, private_bytes() - start)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def megabytes(work: Callable[[], object]) -> float:
+    """Peak private memory of one run, above what was held before, in MB."""
+    gc.collect()
+    if sys.platform == "linux":  # freed memory that the allocator kept would hide new use
+        ctypes.CDLL(None).malloc_trim(0)
+    with peak_memory() as peak:
+        work()
+    return round(peak.extra / 1e6, 1)
+
+
+def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: int) -> dict:
+    """Median seconds of both, the median ratio baseline / ours with its range, and both peaks in MB.
+
+    One unmeasured run of ours warms up; then a round is ours, then the baseline.
+    """
+    ours()
+    times = [(seconds(ours), seconds(baseline)) for _ in range(rounds)]
+    ratios = [theirs / mine for mine, theirs in times]
+    return {
+        "seconds": statistics.median(t[0] for t in times), "baseline_seconds": statistics.median(t[1] for t in times),
+        "ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios), "rounds": rounds,
+        "megabytes": megabytes(ours), "baseline_megabytes": megabytes(baseline),
+    }  # fmt: skip
+
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution")
+
+
+@dataclass
+class MatrixProducts(TorchDispatchMode):
+    """Notes every matrix product of the block, so that the same products can be run alone."""
+
+    calls: list[tuple] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split(".")[0]
+        if name in PRODUCTS or "scaled_dot_product" in name:
+            form = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in args)
+            self.calls.append((func, form, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def replay(self) -> Callable[[], None]:
+        """A function that runs all noted products, on operands of the same shapes, and nothing else."""
+        operands: dict[tuple, Tensor] = {}
+
+        def operand(shape, stride, dtype) -> Tensor:
+            key = (tuple(shape), tuple(stride), dtype)
+            if key not in operands:
+                operands[key] = torch.empty_strided(shape, stride, dtype=dtype).fill_(0.01)
+            return operands[key]
+
+        def prepared(value):
+            return (
+                operand(*value)
+                if isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], torch.Size)
+                else value
+            )
+
+        ready = [(func, tuple(map(prepared, form)), kwargs) for func, form, kwargs in self.calls]
+
+        @torch.no_grad()
+        def run() -> None:
+            for func, args, kwargs in ready:
+                func(*args, **kwargs)
+
+        return run
