@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import naive
@@ -156,9 +157,7 @@ def whole_fit() -> Iterator[dict]:
             config = recipe("scenes", head)
             with empty_cache():
                 fitted = fit(config, some, backbone)
-                one_pass = seconds(
-                    lambda b=backbone: [b.features(some.images[i : i + 32]) for i in range(0, len(some), 32)]
-                )
+                one_pass = seconds(partial(_one_pass, backbone, some.images))
                 features = cached_features(backbone, some.images, "Features")
                 with torch.random.fork_rng(devices=[]), MatrixProducts() as products:
                     fit_head(features, fitted.segmenter.codebook, config, seed_all(0))
@@ -168,6 +167,11 @@ def whole_fit() -> Iterator[dict]:
                 "case": f"{name}, {head}", "seconds": total, "baseline_seconds": floor, "ratio": total / floor,
                 "one_pass": one_pass, "products": floor - one_pass, "stages": fitted.seconds, "images": len(some),
             }  # fmt: skip
+
+
+def _one_pass(backbone: Backbone, images: np.ndarray) -> None:
+    for start in range(0, len(images), 32):
+        backbone.features(images[start : start + 32])
 
 
 def fit_memory() -> Iterator[dict]:
