@@ -79,12 +79,12 @@ class _InfoNCE(torch.autograd.Function):
     ):
         partition, pull = anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
         sums, reduced = anchors.new_zeros(len(positive), anchors.shape[1]), []
-        counted = counted[anchor_concept]
+        counted = counted[anchor_concept].T.contiguous()  # (K, N), so that a key's row is copied as a whole
         for part in _slices(len(rows), chunk):
             near = keys[rows[part]] if weight is None else keys[rows[part]] @ weight
-            odds = _odds(anchors, near, counted[:, key_concept[part]], own, part.start, temperature)
-            partition += odds.sum(dim=1)
-            pull += odds @ near
+            odds = _odds(near, anchors, counted[key_concept[part]], own, part.start, temperature)
+            partition += odds.sum(dim=0)
+            pull += odds.T @ near
             sums.index_add_(0, key_concept[part], near)
             reduced += [] if weight is None else [near]
         held = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
@@ -113,8 +113,8 @@ class _InfoNCE(torch.autograd.Function):
             from_positives = positive.T @ by_concept
             grad_weight = anchors.new_zeros(keys.shape[1], anchors.shape[1])
             for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
-                odds = _odds(anchors, near, counted[:, key_concept[part]], ctx.own, part.start, ctx.temperature)
-                grad_near = odds.T @ (share[:, None] * given) - from_positives[key_concept[part]]
+                odds = _odds(near, anchors, counted[key_concept[part]], ctx.own, part.start, ctx.temperature)
+                grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[part]]
                 if ctx.own:
                     grad_near += positive.diagonal()[key_concept[part], None] * given[part]
                 grad_weight += keys[rows[part]].T @ grad_near / ctx.temperature
@@ -125,11 +125,11 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _odds(anchors: Tensor, near: Tensor, counted: Tensor, own: bool, start: int, temperature: float) -> Tensor:
-    """exp((similarity - 1) / temperature) of anchors (N, R) and keys (M, R), 0 where a pair does not count."""
-    odds = (anchors @ near.T).sub_(1).div_(temperature).exp_().mul_(counted)
-    if own and start < len(anchors):  # leave each anchor's own patch out
-        odds.diagonal(-start).zero_()
+def _odds(near: Tensor, anchors: Tensor, counted: Tensor, own: bool, start: int, temperature: float) -> Tensor:
+    """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), 0 where a pair does not count."""
+    odds = (near @ (anchors / temperature).T).sub_(1 / temperature).exp_().mul_(counted)
+    if own:  # leave each anchor's own patch out
+        odds.diagonal(start).zero_()
     return odds
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,10 @@ def fit_head(
     losses = []
     for _, batch in loaded(features, config, config.head_epochs, generator, f"Head {config.head}", device):
         draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
-        seen = mediator.sample_grid(batch, config.cell, draws)
-        reduced = mediator.sample_grid(student["head"](batch), config.cell, draws)
+        pick = partial(mediator.sample_grid, cell=config.cell, draws=draws)
+        seen, reduced = pick(batch), student["head"](batch, pick)
         with torch.no_grad():
-            aimed = teacher["projection"](mediator.sample_grid(teacher["head"](batch), config.cell, draws))
+            aimed = teacher["projection"](teacher["head"](batch, pick))
         loss = frontdoor.concept_contrastive_loss(
             seen, codebook, (reduced, student["projection"]), aimed, bank, config.contrastive_temperature,
             config.positive_threshold, config.negative_threshold,
