@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: install book test lint verify clean expected
+.PHONY: install book test lint verify bench clean
 
 install: $(READY)
 
@@ -23,6 +23,9 @@ verify: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+bench: $(READY)
+	$(BIN)/cause-lite bench
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

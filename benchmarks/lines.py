@@ -13,11 +13,12 @@ from pathlib import Path
 import naive
 import numpy as np
 import torch
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import mediator
+from cause_lite import checkpoints, mediator, refine
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
 from cause_lite.bench import MatrixProducts, compare, megabytes, seconds
 from cause_lite.datasets import Split, load_split
@@ -209,6 +210,26 @@ def scoring() -> Iterator[dict]:
     )
 
 
+def crf() -> Iterator[dict]:
+    """The dense CRF on scenes enlarged to 320 pixels: a process a core, and at half the resolution."""
+    some = load_split("scenes", "val").images[:16]
+    segmenter = checkpoints.load("scenes")
+    maps = segmenter.segment_features(segmenter.backbone.features(some))
+    sides = {side: np.stack([np.asarray(Image.fromarray(i).resize((side, side))) for i in some]) for side in (160, 320)}
+    similar = {side: segmenter.similarities(maps, (side, side)) for side in sides}
+    whole, halved = (partial(refine.refine_batch, similar[side], sides[side]) for side in (320, 160))
+    unary = torch.log_softmax(3 * similar[320], dim=1).numpy()
+
+    def single() -> np.ndarray:
+        return np.stack([refine.refined_labels(image, u) for image, u in zip(sides[320], unary, strict=True)])
+
+    same = np.array_equal(whole().numpy(), single())
+    yield {"case": "all cores, one core", "agreement": float(same), "images": 16} | compare(whole, single, rounds=2)
+    enlarged = F.interpolate(halved()[:, None].float(), scale_factor=2)[:, 0].long()
+    agreement = float((enlarged == whole()).float().mean())
+    yield {"case": "half size, full size", "agreement": agreement, "images": 16} | compare(halved, whole, rounds=2)
+
+
 def _confusion(preds: Tensor, target: Tensor) -> Tensor:
     metrics = ClusterMetrics(27)
     metrics.update(preds, target)
@@ -217,5 +238,6 @@ def _confusion(preds: Tensor, target: Tensor) -> Tensor:
 
 LINES = {
     "modularity": modularity, "modularity growth": modularity_growth, "contrast": contrast, "scoring": scoring,
+    "crf": crf,
     "whole fit": whole_fit, "memory of a fit": fit_memory,
 }  # fmt: skip

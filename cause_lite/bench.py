@@ -1,21 +1,29 @@
-"""Measuring: ours and a baseline in alternation, as ratios within one process, and peak memory."""
+"""Measuring: ours and a baseline in alternation, as ratios within one process, and peak memory.
+
+The lines themselves, and the plain forms they compare with, are in the checkout's benchmarks/.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from cause_lite import results
+from cause_lite.files import UserError, project_dir, read_json, write_json
 
 
 def private_bytes() -> int:
@@ -124,3 +132,31 @@ class MatrixProducts(TorchDispatchMode):
                 func(*args, **kwargs)
 
         return run
+
+
+def load_lines() -> dict[str, Callable[[], Iterator[dict]]]:
+    """The benchmark's lines by name. Raises UserError outside a checkout."""
+    folder = project_dir() / "benchmarks"
+    if not (folder / "lines.py").exists():
+        raise UserError("bench: the plain forms to compare with are in the checkout only; clone the repository")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("lines").LINES
+
+
+def records_path() -> Path:
+    return project_dir() / "data" / "records" / "bench.json"
+
+
+def run(name: str, work: Callable[[], Iterator[dict]]) -> Iterator[dict]:
+    """The rows of one line as they are measured; the line's record is written when it is done."""
+    rows = []
+    for row in work():
+        rows.append({key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()})
+        yield rows[-1]
+    path = records_path()
+    lines = read_json(path)["lines"] if path.exists() else {}
+    about = {
+        "rows": rows, "about": " ".join(work.__doc__.split()), "threads": torch.get_num_threads(),
+        "commit": results.commit(), "environment": results.environment(), "date": results.now(),
+    }  # fmt: skip
+    write_json(path, {"lines": lines | {name: about}})

@@ -1,4 +1,4 @@
-"""The command line: cause-lite data | pretrain | fit | evaluate | reproduce | segment | verify."""
+"""The command line: cause-lite data | pretrain | fit | evaluate | reproduce | segment | verify | bench."""
 
 from __future__ import annotations
 
@@ -120,6 +120,30 @@ def reproduce(
     write_json(target, {"records": records})
     console.print(summary(records).round(1).to_string())
     console.print(f"Records written to {target}")
+
+
+@app.command()
+def bench(
+    lines: Annotated[
+        list[str] | None, typer.Argument(help="Names of lines, such as modularity; all when left out.")
+    ] = None,
+) -> None:
+    """Measure speed and memory against the formulas in their plain form, as ratios within this process."""
+    from cause_lite import bench
+
+    known = bench.load_lines()
+    if unknown := [name for name in lines or () if name not in known]:
+        raise UserError(f"bench: no line named {', '.join(unknown)}; choose from {', '.join(known)}")
+    for name in lines or known:
+        table = Table("case", "ours, s", "baseline, s", "ratio (range)", "ours, MB", "baseline, MB", title=name)
+        for row in bench.run(name, known[name]):
+            shown = [f"{row[key]:,.4g}" if key in row else "" for key in ("seconds", "baseline_seconds")]
+            spread = f" ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})" if "ratio_low" in row else ""
+            shown.append(f"{row['ratio']:.3g}{spread}" if "ratio" in row else "")
+            shown += [f"{row[key]:,.0f}" if key in row else "" for key in ("megabytes", "baseline_megabytes")]
+            table.add_row(row["case"], *shown)
+        console.print(table)
+    console.print(f"Records written to {bench.records_path()}")
 
 
 @app.command()

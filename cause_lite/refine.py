@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 from cause_lite.files import UserError
@@ -30,7 +31,12 @@ def dense_crf(image: np.ndarray, log_probs: np.ndarray, iterations: int = 10) ->
 
 
 def refine_batch(similarities: Tensor, images: np.ndarray, alpha: float = 3.0) -> Tensor:
-    """Cosines to clusters (B, n, H, W) and images (B, H, W, 3) -> refined clusters (B, H, W)."""
+    """Cosines to clusters (B, n, H, W) and images (B, H, W, 3) -> refined clusters (B, H, W); a process a core."""
     log_probs = torch.log_softmax(alpha * similarities, dim=1).cpu().numpy()
-    refined = [dense_crf(image, unary).argmax(0) for image, unary in zip(images, log_probs, strict=True)]
-    return torch.from_numpy(np.stack(refined))
+    pairs = zip(np.asarray(images), log_probs, strict=True)
+    return torch.from_numpy(np.stack(Parallel(n_jobs=-1)(delayed(refined_labels)(*pair) for pair in pairs)))
+
+
+def refined_labels(image: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    """The likeliest cluster of each pixel after the CRF, (H, W)."""
+    return dense_crf(image, log_probs).argmax(0)
