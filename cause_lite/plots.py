@@ -162,3 +162,53 @@ def class_heatmap(records: list[dict], classes: Sequence[str]) -> Figure:
     axis.tick_params(axis="x", rotation=45)
     style(axis)
     return figure
+
+
+def ratio_bars(rows: list[dict]) -> Figure:
+    """How many times longer each baseline takes, with the range over rounds; a logarithmic axis."""
+    names = [f"{row['line']}: {row['case']}" for row in rows]
+    figure, axis = plt.subplots(figsize=(8, 0.36 * len(rows) + 0.8))
+    axis.barh(names, [row["ratio"] for row in rows], color="#3b7dd8", alpha=0.8)
+    for place, row in enumerate(rows):
+        axis.plot([row.get("ratio_low", row["ratio"]), row.get("ratio_high", row["ratio"])], [place] * 2, color=INK)
+    axis.axvline(1, color=INK, linewidth=0.8)
+    axis.set(xscale="log", xlabel="baseline / ours")
+    axis.invert_yaxis()
+    style(axis)
+    return figure
+
+
+def growth(rows: list[dict]) -> Figure:
+    """Seconds and megabytes against the number of concepts, a line for each number of patches."""
+    frame = pd.DataFrame(rows)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for axis, value, label in zip(axes, ("seconds", "megabytes"), ("seconds", "MB"), strict=True):
+        for (patches, part), marker in zip(frame.groupby("patches"), "os^", strict=True):
+            axis.plot(part["concepts"], part[value], marker=marker, label=f"{patches} patches")
+        axis.set(xscale="log", yscale="log", xlabel="concepts", ylabel=label)
+        axis.set_xticks(sorted(frame["concepts"].unique()), sorted(frame["concepts"].unique()))
+        axis.minorticks_off()
+        style(axis)
+    legend(axes[0])
+    figure.tight_layout()
+    return figure
+
+
+def stage_bars(rows: list[dict]) -> Figure:
+    """The seconds of each stage of a fit, and of its floor, in pairs of bars."""
+    figure, axis = plt.subplots(figsize=(8, 0.7 * len(rows) + 1))
+    stages = {"features": "#3b7dd8", "clusterbook": "#d2691e", "head": "#5a9e6f", "probes": "#8a63a8"}
+    floor = {"one_pass": "#9dbeec", "products": "#acceb7"}
+    for colours, offset, source in ((stages, -0.2, [r["stages"] for r in rows]), (floor, 0.2, rows)):
+        left = np.zeros(len(rows))
+        for name, colour in colours.items():
+            widths = np.array([row[name] for row in source])
+            label = name if colours is stages else f"floor: {name.replace('_', ' ')}"
+            axis.barh(np.arange(len(rows)) + offset, widths, 0.36, left=left, color=colour, label=label)
+            left += widths
+    axis.set_yticks(range(len(rows)), [row["case"] for row in rows])
+    axis.set(xlabel="seconds")
+    axis.invert_yaxis()
+    style(axis)
+    legend(axis, fontsize=8)
+    return figure

@@ -27,9 +27,15 @@ OURS = {
 }
 BY_DATA = {
     "scenes": FitConfig(data="scenes", backbone="scenes", size=128, cell=2, **OURS),
-    "camvid": FitConfig(data="camvid", backbone="camvid", size=320, cell=4, **OURS),
+    "camvid": FitConfig(
+        data="camvid",
+        backbone="camvid",
+        size=320,
+        cell=4,
+        **OURS | {"positive_threshold": 0.6, "negative_threshold": 0.3},
+    ),
 }
-HEAD_EPOCHS = {("scenes", "tr"): 3, ("scenes", "mlp"): 8, ("camvid", "tr"): 2, ("camvid", "mlp"): 12}
+HEAD_EPOCHS = {("scenes", "tr"): 3, ("scenes", "mlp"): 8, ("camvid", "tr"): 8, ("camvid", "mlp"): 12}
 BY_DATA["scenes-coarse"] = replace(BY_DATA["scenes"], data="scenes-coarse")
 
 
