@@ -25,15 +25,10 @@ OURS = {
     "probe_rate": 1e-3,
     "linear_rate": 1e-2,
 }
+CAMVID = {"positive_threshold": 0.6, "negative_threshold": 0.3}  # better than 0.8 and 0.4 on its validation frames
 BY_DATA = {
     "scenes": FitConfig(data="scenes", backbone="scenes", size=128, cell=2, **OURS),
-    "camvid": FitConfig(
-        data="camvid",
-        backbone="camvid",
-        size=320,
-        cell=4,
-        **OURS | {"positive_threshold": 0.6, "negative_threshold": 0.3},
-    ),
+    "camvid": FitConfig(data="camvid", backbone="camvid", size=320, cell=4, **OURS | CAMVID),
 }
 HEAD_EPOCHS = {("scenes", "tr"): 3, ("scenes", "mlp"): 8, ("camvid", "tr"): 8, ("camvid", "mlp"): 12}
 BY_DATA["scenes-coarse"] = replace(BY_DATA["scenes"], data="scenes-coarse")
