@@ -299,6 +299,27 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
         "environment": environment(), "date": now(), "curve": run.curve[9::10],
     }  # fmt: skip
     write_json(Path(folder) / "vit.json", card)
+    write_whole(Path(folder) / "README.md", lambda part: part.write_text(model_card(card), encoding="utf-8"))
+
+
+def model_card(card: dict) -> str:
+    """The card of a backbone in prose, from vit.json."""
+    shape, config, name = card["architecture"], card["config"], card["name"]
+    curve = [loss for _, loss in card["curve"]]
+    early, late = (sum(part) / len(part) for part in (curve[:10], curve[-10:]))
+    return f"""# The {name} backbone
+
+A vision transformer (timm) of width {shape["width"]}, {shape["depth"]} blocks and {shape["heads"]} heads on a
+convolutional stem, patches of {shape["patch"]} pixels; it looks at windows of {card["window"]} pixels.
+
+* **Made by** `cause-lite pretrain {name}`, seed {config["seed"]}, {config["steps"]} steps on one CPU thread in
+  {card["seconds"] / 60:.0f} minutes, at commit {card["commit"][:12]}, {card["date"][:10]}.
+* **Learned from** the images of `{config["data"]}`, split `{config["split"]}`. No label was read.
+* **Loss** (patch contrast between two views): {early:.2f} over the first hundred steps, {late:.2f} over the last; the
+  curve, the whole configuration and the versions are in vit.json.
+* **Weights** vit.safetensors, sha256 `{card["sha256"]}`.
+* **For** the chapters and tests of this project. It knows one small data set; do not expect it to know others.
+"""
 
 
 @torch.no_grad()

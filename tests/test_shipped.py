@@ -11,6 +11,7 @@ import pytest
 import cause_lite
 from cause_lite import readme, scenes
 from cause_lite.files import project_dir, read_json
+from cause_lite.pretrain import model_card
 
 DATA = project_dir() / "data"
 
@@ -20,6 +21,12 @@ def test_the_backbone_matches_its_card():
     weights = (folder / "vit.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == read_json(folder / "vit.json")["sha256"]
     assert len(weights) <= 12_000_000
+
+
+@pytest.mark.parametrize("name", ["scenes", "camvid"])
+def test_a_backbones_prose_says_what_its_card_says(name):
+    folder = DATA / "backbones" / name
+    assert (folder / "README.md").read_text(encoding="utf-8") == model_card(read_json(folder / "vit.json"))
 
 
 def test_no_weights_learned_from_camvid_ship():
