@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from cause_lite import checkpoints, mediator, refine
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
-from cause_lite.bench import MatrixProducts, compare, megabytes, seconds
+from cause_lite.bench import MatrixProducts, compare, seconds, watched
 from cause_lite.datasets import Split, load_split
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
 from cause_lite.metrics import ClusterMetrics
@@ -66,7 +66,7 @@ def modularity_growth() -> Iterator[dict]:
             ours()
             yield {
                 "case": f"{patches} patches, K = {concepts}", "patches": patches, "concepts": concepts,
-                "seconds": min(seconds(ours) for _ in range(2)), "megabytes": megabytes(ours),
+                "seconds": min(seconds(ours) for _ in range(2)), "megabytes": watched(ours)[1],
                 "plain_gigabytes": IMAGES * concepts * patches**2 * 4 / 1e9,
             }  # fmt: skip
 
@@ -151,7 +151,7 @@ def whole_fit() -> Iterator[dict]:
     train = load_split("scenes", "train")
     for name, backbone, count in (
         ("bundled", load_backbone("scenes"), 320),
-        ("ViT-S/8 in size", sized_as_vit_s8(), 160),
+        ("ViT-S/8 in size", sized_as_vit_s8(), 96),
     ):
         some = dataclasses.replace(train, images=train.images[:count], labels=train.labels[:count])
         for head in ("mlp", "tr"):
@@ -188,7 +188,7 @@ def fit_memory() -> Iterator[dict]:
             yield {
                 "case": f"{count} images",
                 "images": count,
-                "megabytes": megabytes(lambda s=split: fit(config, s, backbone)),
+                "megabytes": watched(lambda s=split: fit(config, s, backbone))[1],
             }
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cause_lite.evaluate import concept_counts, positive_agreement
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
 from cause_lite.mediator import draw_cells, modularity_loss, quantize, sample_grid
 from cause_lite.metrics import ClusterMetrics
@@ -211,3 +212,17 @@ def test_the_linear_probe_teaches_nothing_but_itself():
 def test_probe_probabilities_sum_to_one():
     log_probs = ClusterProbe(5, 3).log_probs(torch.randn(7, 3))
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(7))
+
+
+@few
+@given(seeds)
+def test_positive_agreement_equals_counting_pairs(seed):
+    generator = torch.Generator().manual_seed(seed)
+    index, classes = torch.randint(5, (2, 16), generator=generator), torch.randint(3, (2, 16), generator=generator)
+    codebook = drawn(seed, 5, 3)
+    counts = concept_counts(index, classes.view(2, 4, 4).numpy(), 5)
+    unit = torch.nn.functional.normalize(codebook, dim=-1)[index.flatten()]
+    positive, same = unit @ unit.T > 0.2, classes.flatten()[:, None] == classes.flatten()
+    precision, recall = positive_agreement(counts, codebook, 0.2)
+    assert precision == pytest.approx(100 * float((positive & same).sum() / positive.sum()))
+    assert recall == pytest.approx(100 * float((positive & same).sum() / same.sum()))
