@@ -189,7 +189,7 @@ def growth(rows: list[dict]) -> Figure:
         axis.set_xticks(sorted(frame["concepts"].unique()), sorted(frame["concepts"].unique()))
         axis.minorticks_off()
         style(axis)
-    legend(axes[0])
+    legend(axes[1], loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure
 
@@ -210,5 +210,5 @@ def stage_bars(rows: list[dict]) -> Figure:
     axis.set(xlabel="seconds")
     axis.invert_yaxis()
     style(axis)
-    legend(axis, fontsize=8)
+    legend(axis, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
