@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import naive
 import numpy as np
@@ -88,55 +89,40 @@ class Contrast:
         self.owners = torch.arange(CONCEPTS).repeat_interleave(capacity)
         self.leaves = (self.reduced, *self.projection.parameters())
 
-    def ours(self) -> Callable[[], float]:
-        pair = (self.reduced, self.projection)
-        return step(
-            lambda: concept_contrastive_loss(self.features, self.codebook, pair, self.teacher, self.bank), *self.leaves
-        )
+    def step(self, loss: Callable, bank: Callable[[], object], low_rank: bool = False) -> Callable[[], float]:
+        """Of a loss and what it reads as the bank; `low_rank` tells it what the projections are computed from."""
 
-    def full_width(self) -> Callable[[], float]:
-        """Ours, given projections of which nothing is known."""
-        return step(
-            lambda: concept_contrastive_loss(
-                self.features, self.codebook, self.projection(self.reduced), self.teacher, self.bank
-            ),
-            *self.leaves,
-        )
+        def value() -> Tensor:
+            projected = (self.reduced, self.projection) if low_rank else self.projection(self.reduced)
+            return loss(self.features, self.codebook, projected, self.teacher, bank())
 
-    def plain(self, contents: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], float]:
-        return step(
-            lambda: naive.contrastive_loss(
-                self.features, self.codebook, self.projection(self.reduced), self.teacher, contents()
-            ),
-            *self.leaves,
-        )
+        return step(value, *self.leaves)
 
 
 def contrast() -> Iterator[dict]:
     """One step of the head's loss: a loop over images, the release's concatenated bank, and the products alone."""
     for capacity, rounds in ((5, 3), (20, 2), (100, 1)):
         case = Contrast(capacity)
-        ours, fair = case.ours(), case.plain(lambda case=case: (case.bank.vectors, case.owners))
+        wide = case.step(concept_contrastive_loss, lambda case=case: case.bank)
+        ours = case.step(concept_contrastive_loss, lambda case=case: case.bank, low_rank=True)
+        fair = case.step(naive.contrastive_loss, lambda case=case: (case.bank.vectors, case.owners))
         name = f"bank of 2048 x {capacity}"
         yield {"case": f"{name}, a loop over images", "difference": abs(ours() - fair())} | compare(ours, fair, rounds)
-        yield {"case": f"{name}, without the low rank, a loop over images"} | compare(case.full_width(), fair, 1)
+        yield {"case": f"{name}, without the low rank, a loop over images"} | compare(wide, fair, 1)
         with MatrixProducts() as products:
             ours()
         yield {"case": f"{name}, its matrix products alone"} | compare(ours, products.replay(), 3)
         if capacity <= 20:
             released = naive.ReleasedBank(case.bank.vectors, case.codebook, capacity)
-            yield {"case": f"{name}, as released"} | compare(ours, case.plain(released.contents), 1)
+            yield {"case": f"{name}, as released"} | compare(
+                ours, case.step(naive.contrastive_loss, released.contents), 1
+            )
 
 
 @contextmanager
 def empty_cache() -> Iterator[None]:
-    before = os.environ.get("CAUSE_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CAUSE_CACHE"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("CAUSE_CACHE") if before is None else os.environ.__setitem__("CAUSE_CACHE", before)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, CAUSE_CACHE=folder):
+        yield
 
 
 def sized_as_vit_s8() -> Backbone:
@@ -237,7 +223,11 @@ def _confusion(preds: Tensor, target: Tensor) -> Tensor:
 
 
 LINES = {
-    "modularity": modularity, "modularity growth": modularity_growth, "contrast": contrast, "scoring": scoring,
+    "modularity": modularity,
+    "modularity growth": modularity_growth,
+    "contrast": contrast,
+    "scoring": scoring,
     "crf": crf,
-    "whole fit": whole_fit, "memory of a fit": fit_memory,
-}  # fmt: skip
+    "whole fit": whole_fit,
+    "memory of a fit": fit_memory,
+}

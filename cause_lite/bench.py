@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -32,31 +32,6 @@ def private_bytes() -> int:
     return held.rss - getattr(held, "shared", 0)
 
 
-@dataclass
-class Peak:
-    """The most private memory above the start, in bytes, once the block has ended."""
-
-    extra: int = 0
-
-
-@contextmanager
-def peak_memory():
-    """Watches the private memory every two milliseconds while the block runs; yields a Peak."""
-    start, peak, done = private_bytes(), Peak(), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak.extra = max(peak.extra, private_bytes() - start)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-
-
 def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
@@ -64,13 +39,23 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def watched(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of one run, and its peak private memory above what was held before, in MB."""
+    """Seconds of one run, and its peak private memory above what was held before, in MB (looked at each 2 ms)."""
     gc.collect()
     if sys.platform == "linux":  # freed memory that the allocator kept would hide new use
         ctypes.CDLL(None).malloc_trim(0)
-    with peak_memory() as peak:
-        taken = seconds(work)
-    return taken, round(peak.extra / 1e6, 1)
+    start, seen, done = private_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(private_bytes() - start)
+
+    with ThreadPoolExecutor(1) as watcher:
+        watcher.submit(watch)
+        try:
+            taken = seconds(work)
+        finally:
+            done.set()
+    return taken, round(max(seen) / 1e6, 1)
 
 
 def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: int) -> dict:
@@ -92,43 +77,38 @@ def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: 
     }  # fmt: skip
 
 
+class Operand(NamedTuple):
+    """The form of a tensor, without its numbers."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def tensor(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype).fill_(0.01)
+
+
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution")
 
 
-@dataclass
 class MatrixProducts(TorchDispatchMode):
     """Notes every matrix product of the block, so that the same products can be run alone."""
 
-    calls: list[tuple] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.calls: list[tuple] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split(".")[0]
+        kwargs, name = kwargs or {}, func.name().split(".")[0]
         if name in PRODUCTS or "scaled_dot_product" in name:
-            form = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in args)
-            self.calls.append((func, form, kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            form = tuple(Operand(a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in args)
+            self.calls.append((func, form, kwargs))
+        return func(*args, **kwargs)
 
     def replay(self) -> Callable[[], None]:
         """A function that runs all noted products, on operands of the same shapes, and nothing else."""
-        operands: dict[tuple, Tensor] = {}
-
-        def operand(shape, stride, dtype) -> Tensor:
-            key = (tuple(shape), tuple(stride), dtype)
-            if key not in operands:
-                operands[key] = torch.empty_strided(shape, stride, dtype=dtype).fill_(0.01)
-            return operands[key]
-
-        def prepared(value):
-            return (
-                operand(*value)
-                if isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], torch.Size)
-                else value
-            )
-
-        ready = [(func, tuple(map(prepared, form)), kwargs) for func, form, kwargs in self.calls]
+        operands = {a: a.tensor() for _, form, _ in self.calls for a in form if isinstance(a, Operand)}
+        ready = [(f, [operands[a] if isinstance(a, Operand) else a for a in form], k) for f, form, k in self.calls]
 
         @torch.no_grad()
         def run() -> None:

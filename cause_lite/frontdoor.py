@@ -190,7 +190,7 @@ def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor,
 
 
 def _held(bank: ConceptBank | tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A bank's unit vectors, the rows of them that hold something, and each such row's concept; no copy is made."""
+    """A bank's unit vectors (not copied), the rows of them that hold something, and each such row's concept."""
     if isinstance(bank, ConceptBank):
         rows = bank.rows()
         return bank.vectors.to(dtype), rows, rows // bank.capacity

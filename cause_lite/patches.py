@@ -36,16 +36,22 @@ def disk_budget() -> float:
 class PatchStore:
     """Vectors (N, P, D) of N images, read by image numbers. The first `kept` lie in a memory-mapped file.
 
-    `compute` turns image numbers (n,) into vectors (n, P, D); it is called in order once to fill the
-    file, and later for images beyond the budget. Memory does not grow with N.
+    `compute` turns image numbers (n,) into vectors (n, P, D) of `dtype`; it is called in order once to
+    fill the file, and later for images beyond the budget. Memory does not grow with N.
     """
 
-    def __init__(self, path: Path, count: int, compute: Callable[[Tensor], Tensor], note: str) -> None:
-        self._compute, first = compute, compute(torch.arange(1))
-        self.shape, self.dtype = torch.Size((count, *first.shape[1:])), first.dtype
-        self.kept = min(count, int(disk_budget() / max(1, first[0].numel() * first.element_size())))
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
+        compute: Callable[[Tensor], Tensor],
+        note: str,
+    ) -> None:
+        self._compute, self.shape, self.dtype = compute, torch.Size(shape), dtype
+        self.kept = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
         path = path.with_name(f"{path.name}-{self.kept}.npy")
-        self._held = self._open(path)
+        self._held = self._open(path) if self.kept else torch.empty(0, *self.shape[1:], dtype=dtype)
         if self._held is None:
             write_whole(path, lambda part: self._fill(part, note))
             self._held = self._open(path)
@@ -53,8 +59,8 @@ class PatchStore:
     def _open(self, path: Path) -> Tensor | None:
         """The file's tensor; None when it is absent, cut short or of another shape."""
         with contextlib.suppress(OSError, ValueError):
-            held = torch.from_numpy(np.load(path, mmap_mode="c")) if self.kept else torch.empty(0, *self.shape[1:])
-            if held.shape == (self.kept, *self.shape[1:]) and (held.dtype == self.dtype or not self.kept):
+            held = torch.from_numpy(np.load(path, mmap_mode="c"))
+            if held.shape == (self.kept, *self.shape[1:]) and held.dtype == self.dtype:
                 return held
         return None
 
@@ -106,7 +112,9 @@ def cached_features(backbone: Backbone, images: np.ndarray, note: str) -> PatchS
     for start in range(0, len(images), 256):
         digest.update(np.ascontiguousarray(images[start : start + 256]))
     path = cache_dir() / "features" / digest.hexdigest()[:20]
-    return PatchStore(path, len(images), lambda which: backbone.features(images[which.numpy()]), note)
+    patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
+    shape = (len(images), patches, backbone.dim)
+    return PatchStore(path, shape, torch.float16, lambda which: backbone.features(images[which.numpy()]), note)
 
 
 def prefetched(items: Iterable[Item], load: Callable[[Item], Tensor]) -> Iterator[tuple[Item, Tensor]]:

@@ -76,7 +76,7 @@ def loaded(
     """Shuffled (image numbers, their vectors on the device), each batch read while the last one is in use."""
     numbers = batches(len(store), config.batch_size, epochs, generator, note)
     for which, batch in prefetched(numbers, lambda which: store[which].float()):
-        yield which, batch.to(device, non_blocking=True)
+        yield which, batch.to(device)
 
 
 def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Tensor:
@@ -146,7 +146,8 @@ def head_outputs(head: nn.Module, features: PatchStore, folder: Path) -> PatchSt
     def compute(which: Tensor) -> Tensor:
         return head.eval()(features[which].float().to(device)).cpu()
 
-    return PatchStore(Path(folder) / "outputs", len(features), compute, "Head outputs")
+    shape = (*features.shape[:2], head.reduce.linear.out_features)
+    return PatchStore(Path(folder) / "outputs", shape, torch.float32, compute, "Head outputs")
 
 
 def fit_cluster_probe(

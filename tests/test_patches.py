@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,10 @@ from cause_lite.patches import PatchStore, prefetched
 
 VECTORS = torch.arange(7 * 4 * 3, dtype=torch.float32).view(7, 4, 3)
 ONE_IMAGE = 4 * 3 * 4 / 1e9  # gigabytes
+
+
+def stored(folder: Path, compute: Callable = VECTORS.__getitem__) -> PatchStore:
+    return PatchStore(folder / "v", VECTORS.shape, VECTORS.dtype, compute, "Vectors")
 
 
 @pytest.mark.parametrize("kept", [0, 3, 7, 100])
@@ -27,7 +34,7 @@ def test_any_budget_reads_the_same(tmp_path_factory, kept, which, patch):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CAUSE_FEATURE_BUDGET", str(kept * ONE_IMAGE * 1.001))
-        store = PatchStore(tmp_path_factory.mktemp("store") / "v", 7, compute, "Vectors")
+        store = stored(tmp_path_factory.mktemp("store"), compute)
     assert store.kept == min(kept, 7)
     asked.clear()
     numbers = torch.tensor(which)
@@ -38,15 +45,21 @@ def test_any_budget_reads_the_same(tmp_path_factory, kept, which, patch):
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
-    first = PatchStore(tmp_path / "v", 7, lambda n: VECTORS[n], "Vectors")
+    first = stored(tmp_path)
     file = tmp_path / f"v-{first.kept}.npy"
     file.write_bytes(file.read_bytes()[:150])
-    assert torch.equal(PatchStore(tmp_path / "v", 7, lambda n: VECTORS[n], "Vectors")[:], VECTORS)
+    assert torch.equal(stored(tmp_path)[:], VECTORS)
     assert np.load(file).shape == VECTORS.shape
 
 
+def test_a_whole_file_is_read_without_computing(tmp_path):
+    stored(tmp_path)
+    asked = []
+    assert torch.equal(stored(tmp_path, asked.append)[:], VECTORS) and not asked
+
+
 def test_a_sample_holds_each_patch_at_most_once(tmp_path):
-    store = PatchStore(tmp_path / "v", 7, lambda n: VECTORS[n], "Vectors")
+    store = stored(tmp_path)
     drawn = store.sample(100, torch.Generator().manual_seed(0))
     assert len(drawn) == 28 and len(drawn.unique(dim=0)) == 28
 
@@ -54,7 +67,7 @@ def test_a_sample_holds_each_patch_at_most_once(tmp_path):
 def test_a_budget_that_is_no_number_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CAUSE_FEATURE_BUDGET", "much")
     with pytest.raises(UserError, match="CAUSE_FEATURE_BUDGET='much'"):
-        PatchStore(tmp_path / "v", 7, lambda n: VECTORS[n], "Vectors")
+        stored(tmp_path)
 
 
 def test_prefetching_keeps_the_order_and_raises_what_loading_raises():
