@@ -166,7 +166,7 @@ def class_heatmap(records: list[dict], classes: Sequence[str]) -> Figure:
 
 def ratio_bars(rows: list[dict]) -> Figure:
     """How many times longer each baseline takes, with the range over rounds; a logarithmic axis."""
-    names = [f"{row['line']}: {row['case']}" for row in rows]
+    names = [row["name"] for row in rows]
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(rows) + 0.8))
     axis.barh(names, [row["ratio"] for row in rows], color="#3b7dd8", alpha=0.8)
     for place, row in enumerate(rows):
