@@ -19,6 +19,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from cause_lite.files import UserError, cache_dir, project_dir, read_json
+from cause_lite.precision import autocast
 
 IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -54,31 +55,39 @@ class Backbone(nn.Module):
     def __init__(self, vit: VisionTransformer, name: str, mean: tuple, std: tuple, window: int | None = None) -> None:
         super().__init__()
         self.vit, self.name, self.window = vit.eval().requires_grad_(False), name, window
+        self.precision, self._tokens = "fp32", self.vit.forward_features
         self.patch, self.dim = vit.patch_embed.feat_ratio(), vit.embed_dim
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def prepare(self, precision: str = "fp32", compiled: bool = False) -> None:
+        """Run in fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
+        self.precision = precision
+        self._tokens = torch.compile(self.vit.forward_features) if compiled else self.vit.forward_features
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
         """Images in 0..1, sides divisible by the patch (and the window) -> the last layer's normalised patch tokens."""
         images = (images - self.mean) / self.std
         if self.window is None:
-            return self.vit.forward_features(images)[:, self.vit.num_prefix_tokens :]
+            return self._tokens(images)[:, self.vit.num_prefix_tokens :]
         batch, side = len(images), self.window // self.patch
         down, across = images.shape[2] // self.window, images.shape[3] // self.window
         tiles = images.unflatten(3, (across, self.window)).unflatten(2, (down, self.window))
-        tokens = self.vit.forward_features(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))
+        tokens = self._tokens(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))
         grid = tokens[:, self.vit.num_prefix_tokens :].view(batch, down, across, side, side, self.dim)
         return grid.transpose(2, 3).reshape(batch, down * side * across * side, self.dim)
 
     def features(self, images: np.ndarray) -> Float[Tensor, "n p d"]:
         """A batch of images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.mean.device)
-        return self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu()
+        with autocast(self.precision, batch.device):
+            return self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu()
 
     def fingerprint(self) -> str:
         """A hash of every weight, so that cached features are never taken for another backbone's."""
-        digest = hashlib.sha256(f"window {self.window}".encode())
+        about = f"window {self.window}" + ("" if self.precision == "fp32" else f" {self.precision}")
+        digest = hashlib.sha256(about.encode())
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import PatchStore
 from cause_lite.probe import LinearProbe
-from cause_lite.train import FitConfig, fit_linear_probe, kmeans, patch_kmeans
+from cause_lite.train import fit_linear_probe, kmeans, patch_kmeans
 
 
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cause_lite.backbone import load_backbone
-from cause_lite.files import UserError, project_dir, read_json, write_json, write_whole
+from cause_lite.files import UserError, project_dir, read_json, read_torch, write_json, write_whole
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import Segmenter, build_head
 
@@ -35,6 +34,7 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
     The backbone's weights are not written; `backbone` names it for `load`. Writing twice gives the same bytes.
     """
     weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
+    (Path(folder) / "segmenter.json").unlink(missing_ok=True)
     write_whole(Path(folder) / "segmenter.safetensors", lambda part: save_file(weights, part))
     write_json(Path(folder) / "segmenter.json", segmenter.shape() | {"backbone": backbone, "notes": notes or {}})
 
@@ -93,12 +93,7 @@ _DECODER = {
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: is not a file of tensors that is safe to load ({str(error).splitlines()[0]})"
-        ) from error
+    content = read_torch(path)
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path}: holds something else than named tensors")
     return content

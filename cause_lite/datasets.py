@@ -13,9 +13,9 @@ from PIL import Image
 
 from cause_lite import camvid, scenes
 from cause_lite.files import UserError, cache_dir, write_whole
+from cause_lite.probe import IGNORED
 from cause_lite.progress import track
 
-IGNORED = -1
 SPLITS = {"scenes": tuple(scenes.SPLITS), "scenes-coarse": tuple(scenes.SPLITS), "camvid": tuple(camvid.SPLITS)}
 
 

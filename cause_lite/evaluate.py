@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cause_lite import parallel
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import PatchStore
 from cause_lite.segmenter import Segmenter
@@ -36,12 +37,13 @@ def evaluate(
     """Score a split: features (N, P, D), of the mirror images too or None, labels (N, H, W).
 
     Returns metrics named `cluster` (matched by the Hungarian method over the whole split), `linear`
-    (the probe's classes as they are) and, with `refine` and `images`, `crf`.
+    (the probe's classes as they are) and, with `refine` and `images`, `crf`. Processes share the batches.
     """
     device = segmenter.codebook.device
     names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")
-    scores = {name: ClusterMetrics(num_classes).to(device) for name in names}
-    for start in range(0, len(features), batch_size):
+    scores = {name: ClusterMetrics(num_classes, sync_on_compute=False).to(device) for name in names}
+    mine = slice(parallel.processes().process_index, None, parallel.processes().num_processes)
+    for start in range(0, len(features), batch_size)[mine]:
         part = slice(start, start + batch_size)
         views = (None if view is None else view[part].to(device) for view in (features, mirrored))
         maps = segmenter.segment_features(*views)
@@ -51,6 +53,8 @@ def evaluate(
         scores["linear"].update(predict_linear(maps, segmenter, target.shape[1:]), target)
         if refine:
             scores["crf"].update(refine(similar, images[part]).to(device), target)
+    for score in scores.values():
+        score.confusion = parallel.total(score.confusion)
     return scores
 
 

@@ -14,13 +14,14 @@ import torch
 
 from cause_lite import baselines, checkpoints, results
 from cause_lite.backbone import load_backbone
+from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, load_split
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
 from cause_lite.recipes import EVALUATION_SPLIT, HEADS, recipe
 from cause_lite.run import fitted_run, score_segmenter
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import FitConfig, fit_cluster_probe, head_outputs, patch_kmeans
+from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"

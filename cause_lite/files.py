@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pooch
@@ -51,6 +52,24 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder (made if absent) for this process alone; the lock goes with the process, however it ends.
+
+    Raises UserError when another process holds it or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{folder}: another process is writing there; wait or name another folder") from error
+            yield
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror or error}); name another folder") from error
+
+
 def write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
@@ -67,3 +86,17 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__} where an object is expected")
     return content
+
+
+def read_torch(path: Path) -> object:
+    """Tensors and plain values from a file that `torch.save` wrote; nothing in it is executed.
+
+    Raises UserError naming the file when it is absent, damaged, or holds anything else.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on damaged bytes torch raises nearly any kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: is not a file of tensors that is safe to load ({reason})") from error

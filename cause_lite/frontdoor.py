@@ -39,17 +39,19 @@ class ConceptBank:
         return self.vectors[rows], rows // self.capacity
 
     @torch.no_grad()
-    def update(self, vectors: Float[Tensor, "n j"], concepts: Int[Tensor, " n"], generator: torch.Generator) -> None:
-        """Store a random half of each concept's new vectors, dropping its oldest beyond capacity.
+    def update(
+        self, vectors: Float[Tensor, "n j"], concepts: Int[Tensor, " n"], generator: torch.Generator, share: float = 0.5
+    ) -> None:
+        """Store a random `share` of each concept's new vectors, dropping its oldest beyond capacity.
 
-        int(n / 2) of n are kept, so a concept met once leaves nothing behind, as in the release.
+        int(share * n) of n are kept: at a half, as released, a concept met once leaves nothing behind.
         """
         shuffled = torch.randperm(len(vectors), generator=generator).to(concepts.device)
         order = shuffled[torch.argsort(concepts[shuffled], stable=True)]
         concept = concepts[order]
         counts = torch.bincount(concept, minlength=self.num_concepts)
         rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concept]
-        kept = rank < (counts // 2).clamp(max=self.capacity)[concept]
+        kept = rank < (counts * share).long().clamp(max=self.capacity)[concept]
         order, concept, rank = order[kept], concept[kept], rank[kept]
         slot = concept * self.capacity + (self.cursor[concept] + rank) % self.capacity
         self.vectors[slot] = F.normalize(vectors[order], dim=-1).to(self.vectors.dtype)
@@ -57,15 +59,19 @@ class ConceptBank:
         self.cursor = (self.cursor + new) % self.capacity
         self.filled = (self.filled + new).clamp(max=self.capacity)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors, "filled": self.filled, "cursor": self.cursor}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.vectors, self.filled, self.cursor = (state[name].clone() for name in ("vectors", "filled", "cursor"))
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, held in self.state_dict().items():
+            held.copy_(state[name])
 
 
 class _InfoNCE(torch.autograd.Function):
     """Sum over anchor-positive pairs of logsumexp(positives and negatives) - similarity, per anchor.
+
+    Where the keys are patches of the batch, anchor n is the patch of key `own` + n, which it leaves out;
+    keys of a bank have `own` None.
 
     Similarity is anchor . key, or anchor . (weight^T key) where a weight (J, R) is given. Keys are met
     in chunks, and the anchors' gradient is gathered on the same way; the weight's takes a second way.
@@ -89,9 +95,9 @@ class _InfoNCE(torch.autograd.Function):
             reduced += [] if weight is None else [near]
         held = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
         attraction, pairs = (positive @ sums)[anchor_concept], (positive @ held)[anchor_concept]
-        if own:  # anchors and keys are the same patches
-            itself = positive.diagonal()[anchor_concept]
-            attraction = attraction - itself[:, None] * (keys if weight is None else torch.cat(reduced))
+        if own is not None:
+            itself, mine = positive.diagonal()[anchor_concept], slice(own, own + len(anchors))
+            attraction = attraction - itself[:, None] * (keys[mine] if weight is None else torch.cat(reduced)[mine])
             pairs = pairs - itself
         partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
         total = pairs * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
@@ -115,8 +121,10 @@ class _InfoNCE(torch.autograd.Function):
             for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
                 odds = _odds(near, anchors, counted[key_concept[part]], ctx.own, part.start, ctx.temperature)
                 grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[part]]
-                if ctx.own:
-                    grad_near += positive.diagonal()[key_concept[part], None] * given[part]
+                if ctx.own is not None:
+                    low, high = max(part.start, ctx.own), min(part.stop, ctx.own + len(anchors))
+                    itself = positive.diagonal()[key_concept[low:high], None]
+                    grad_near[low - part.start : high - part.start] += itself * given[low - ctx.own : high - ctx.own]
                 grad_weight += keys[rows[part]].T @ grad_near / ctx.temperature
         return grad_total[:, None] * slope, grad_weight, *(None,) * 9
 
@@ -125,24 +133,25 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _odds(near: Tensor, anchors: Tensor, counted: Tensor, own: bool, start: int, temperature: float) -> Tensor:
+def _odds(near: Tensor, anchors: Tensor, counted: Tensor, own: int | None, start: int, temperature: float) -> Tensor:
     """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), 0 where a pair does not count."""
     odds = (near @ (anchors / temperature).T).sub_(1 / temperature).exp_().mul_(counted)
-    if own:  # leave each anchor's own patch out
-        odds.diagonal(start).zero_()
+    if own is not None and start - own < len(anchors) and own - start < len(near):  # leave each anchor's own patch out
+        odds.diagonal(start - own).zero_()
     return odds
 
 
 def concept_contrastive_loss(
-    features: Float[Tensor, "b p d"],
+    features: Float[Tensor, "n p d"],
     codebook: Float[Tensor, "k d"],
     projected: Float[Tensor, "b p j"] | tuple[Float[Tensor, "b p r"], nn.Linear],
-    projected_teacher: Float[Tensor, "b p j"],
+    projected_teacher: Float[Tensor, "n p j"],
     bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
     chunk: int = 4096,
+    first: int = 0,
 ) -> Float[Tensor, ""]:
     """Concept-wise InfoNCE of student anchors against teacher patches of the batch, and of the bank.
 
@@ -154,6 +163,9 @@ def concept_contrastive_loss(
 
     `projected` may be the pair (x (B, P, R), linear layer R -> J) that it is computed from: the same
     value, and gradients for x and the layer, from products of width R + 1 in place of J.
+
+    Where several processes share a batch, `features` and `projected_teacher` hold the images of all of them,
+    and `projected` those from number `first` on; the mean over processes is the loss of the whole batch.
     """
     x, linear = projected if isinstance(projected, tuple) else (projected, None)
     batch, patches, _ = x.shape
@@ -163,19 +175,20 @@ def concept_contrastive_loss(
     wide = x.dtype if x.dtype == torch.float64 else torch.float32
     positive = (alike > positive_threshold).to(wide)
     counted = ((alike > positive_threshold) | (alike < negative_threshold)).to(wide)
+    mine = concept[first * patches : (first + batch) * patches]
     anchors, weight = _anchors(x.to(wide).flatten(0, 1), linear)
     keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
 
-    def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: bool) -> Tensor:
+    def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: int | None) -> Tensor:
         total, pairs = _InfoNCE.apply(
-            anchors, weight, keys, rows, concept, key_concept, positive, counted, own, temperature, chunk
+            anchors, weight, keys, rows, mine, key_concept, positive, counted, own, temperature, chunk
         )
         per_image, pairs = total.view(batch, patches).sum(1), pairs.view(batch, patches).sum(1)
         return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
 
-    loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=True)
+    loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=first * patches)
     vectors, rows, owners = _held(bank, wide)
-    return loss if len(rows) == 0 else (loss + term(vectors, rows, owners, own=False)) / 2
+    return loss if len(rows) == 0 else (loss + term(vectors, rows, owners, own=None)) / 2
 
 
 def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:

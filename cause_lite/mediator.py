@@ -92,14 +92,27 @@ def modularity_loss(
     features: Float[Tensor, "b p d"],
     codebook: Float[Tensor, "k d"],
     temperature: float = 0.1,
+    objective: str = "max",
 ) -> Float[Tensor, ""]:
     """Minus the modularity of the grouping by shared concepts, mean over images; lower is better.
 
-    - sum_ij (W_ij / e) max_k tanh(C_ik C_jk / temperature). tanh rises monotonically, so the
-      maximum over concepts is taken before it. The graph is a constant: no gradient reaches features.
+    - sum_ij (W_ij / e) delta_ij. With objective "max", as released, delta_ij = max_k tanh(C_ik C_jk / temperature);
+    tanh rises monotonically, so the maximum over concepts is taken before it. "tanh" is the paper's Algorithm 1,
+    delta = tanh(C C^T / temperature), and "quadratic" its Eq. 3, delta = C C^T (both as quoted in public reviews).
+    The graph is a constant: no gradient reaches features. Raises ValueError for another objective.
     """
-    graph, total = modularity_matrix(features.detach())
-    together = torch.tanh(_StrongestSharedConcept.apply(assign(features.detach(), codebook)) / temperature)
+    if objective not in ("max", "tanh", "quadratic"):
+        raise ValueError(f"objective {objective!r} is none of max, tanh, quadratic")
+    wide = features.dtype if features.dtype == torch.float64 else torch.float32
+    features = features.detach().to(wide)
+    graph, total = modularity_matrix(features)
+    membership = assign(features, codebook.to(wide))
+    if objective == "max":
+        together = _StrongestSharedConcept.apply(membership)
+    else:
+        together = membership @ membership.transpose(1, 2)
+    if objective != "quadratic":
+        together = torch.tanh(together / temperature)
     weight = graph / total.clamp(min=torch.finfo(graph.dtype).tiny)
     return -(weight * together).sum(dim=(1, 2)).mean()
 
@@ -113,20 +126,23 @@ def quantize(
 
 
 def draw_cells(batch: int, patches: int, cell: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """One draw in 0..cell^2-1 for each cell x cell block of each image, for `sample_grid`."""
-    return torch.randint(cell * cell, (batch * patches // cell**2,), generator=generator)
+    """One draw in 0..cell^2-1 for each whole cell x cell block of each image, for `sample_grid`."""
+    return torch.randint(cell * cell, (batch * (round(patches**0.5) // cell) ** 2,), generator=generator)
 
 
 def sample_grid(features: Float[Tensor, "b p d"], cell: int, draws: Int[Tensor, " n"]) -> Float[Tensor, "b q d"]:
-    """Keep one patch of each cell x cell block: (B, P, D) -> (B, P / cell^2, D).
+    """Keep one patch of each cell x cell block: (B, P, D) -> (B, Q, D), Q = floor(sqrt(P) / cell)^2.
 
-    `draws` (B * P / cell^2) names the patch within its block, row by row. Raises ValueError
-    when P is not a square of a multiple of `cell`.
+    `draws` (B * Q) names the patch within its block, row by row. Rows and columns beyond the last whole
+    block are left out, as released (23 x 23 patches of DINOv2 give 5 x 5 blocks). Raises ValueError when
+    P is not a square, or is smaller than one block.
     """
     batch, patches, dim = features.shape
     side = round(patches**0.5)
-    if side * side != patches or side % cell:
-        raise ValueError(f"{patches} patches are not a square grid that divides into {cell} x {cell} cells")
-    blocks = features.view(batch, side // cell, cell, side // cell, cell, dim)
+    whole = side // cell
+    if side * side != patches or not whole:
+        raise ValueError(f"{patches} patches are not a square grid with a whole {cell} x {cell} cell")
+    kept = features.view(batch, side, side, dim)[:, : whole * cell, : whole * cell]
+    blocks = kept.reshape(batch, whole, cell, whole, cell, dim)
     blocks = blocks.permute(0, 1, 3, 2, 4, 5).reshape(-1, cell * cell, dim)
     return blocks[torch.arange(len(blocks)), draws.to(blocks.device)].view(batch, -1, dim)

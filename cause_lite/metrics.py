@@ -13,13 +13,14 @@ class ClusterMetrics(Metric):
     """Accumulates a confusion of clusters and classes; `compute` matches them once, over everything.
 
     Predictions and targets are integer tensors of one shape. Targets outside 0..num_classes-1 are
-    ignored. Predictions outside 0..num_clusters-1 raise ValueError. Safe across processes (torchmetrics).
+    ignored. Predictions outside 0..num_clusters-1 raise ValueError. Safe across processes (torchmetrics, to which
+    `options` go).
     """
 
     full_state_update = False
 
-    def __init__(self, num_classes: int, num_clusters: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, num_clusters: int | None = None, **options: object) -> None:
+        super().__init__(**options)
         self.num_classes, self.num_clusters = num_classes, num_clusters or num_classes
         empty = torch.zeros(self.num_clusters, num_classes, dtype=torch.long)
         self.add_state("confusion", default=empty, dist_reduce_fx="sum")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cause_lite import parallel
 from cause_lite.backbone import Backbone
 from cause_lite.files import UserError, cache_dir, write_whole
 from cause_lite.progress import track
@@ -51,10 +52,11 @@ class PatchStore:
         self._compute, self.shape, self.dtype = compute, torch.Size(shape), dtype
         self.kept = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
         path = path.with_name(f"{path.name}-{self.kept}.npy")
-        self._held = self._open(path) if self.kept else torch.empty(0, *self.shape[1:], dtype=dtype)
-        if self._held is None:
-            write_whole(path, lambda part: self._fill(part, note))
-            self._held = self._open(path)
+        with parallel.first_alone():
+            self._held = self._open(path) if self.kept else torch.empty(0, *self.shape[1:], dtype=dtype)
+            if self._held is None:
+                write_whole(path, lambda part: self._fill(part, note))
+                self._held = self._open(path)
 
     def _open(self, path: Path) -> Tensor | None:
         """The file's tensor; None when it is absent, cut short or of another shape."""

@@ -7,6 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cause_lite import parallel
+
+IGNORED = -1
+
 
 class ClusterProbe(nn.Module):
     """One vector for each class-sized cluster, in the head's space; a patch goes to the nearest by cosine."""
@@ -40,3 +44,13 @@ class LinearProbe(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, "*b n"]:
         return self.classify(x.detach())
+
+
+def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, n, ...) and classes (B, ...), a mean over the labelled entries of all processes.
+
+    Entries of class -1 count nowhere; 0 where nothing is labelled.
+    """
+    labelled = (target != IGNORED).sum().to(logits.dtype)
+    share = labelled / parallel.mean(labelled).clamp(min=1e-9)  # 1 on one process
+    return share * F.cross_entropy(logits, target, ignore_index=IGNORED) if labelled else 0 * logits.sum()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cause_lite.config import FitConfig
 from cause_lite.files import UserError
-from cause_lite.train import FitConfig
 
 HEADS = ("tr", "mlp")
 EVALUATION_SPLIT = {"scenes": "val", "scenes-coarse": "val", "camvid": "test"}
@@ -24,6 +24,7 @@ OURS = {
     "probe_epochs": 5,
     "probe_rate": 1e-3,
     "linear_rate": 1e-2,
+    "probe_halving": 0,
 }
 CAMVID = {"positive_threshold": 0.6, "negative_threshold": 0.3}  # better than 0.8 and 0.4 on its validation frames
 BY_DATA = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +13,20 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from cause_lite import checkpoints, results
+from cause_lite import checkpoints, parallel, results
 from cause_lite.backbone import load_backbone
+from cause_lite.config import FitConfig
 from cause_lite.datasets import load_split
 from cause_lite.evaluate import evaluate
-from cause_lite.files import UserError, cache_dir, read_json, write_json, write_whole
+from cause_lite.files import UserError, cache_dir, locked, read_json, write_json, write_whole
+from cause_lite.journal import Journal
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
 from cause_lite.plots import colourise
 from cause_lite.progress import track
 from cause_lite.recipes import EVALUATION_SPLIT
 from cause_lite.refine import refine_batch
-from cause_lite.train import FitConfig, Fitted, fit
+from cause_lite.train import Fitted, fit
 
 MOST_PIXELS = 100_000_000
 
@@ -30,6 +34,8 @@ MOST_PIXELS = 100_000_000
 def choose_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `mps` -> a device that is there. Raises UserError for another."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto" and parallel.processes().num_processes > 1:
+        return parallel.processes().device
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
     if name not in there:
@@ -40,18 +46,32 @@ def choose_device(name: str) -> torch.device:
 
 
 def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
-    """Fit a recipe and write the segmenter and fit.json (configuration, losses, seconds, commit, environment)."""
-    place = choose_device(device)
-    backbone = load_backbone(config.backbone).to(place)
-    fitted = fit(config, load_split(config.data, "train", config.size), backbone)
+    """Fit a recipe and write the segmenter and fit.json (configuration, losses, seconds, commit, environment).
+
+    Cut off at any moment, the same call goes on where it was and ends in the same bytes; what that takes lies in
+    `folder`/resume until the fit is whole. Raises UserError when another process is writing to the folder.
+    """
+    folder, place = Path(folder), choose_device(device)
+    backbone, train = load_backbone(config.backbone).to(place), load_split(config.data, "train", config.size)
+    with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
+        key = f"{results.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape}"
+        journal = Journal(folder / "resume", key)
+        with journal.heeding_signals():
+            fitted = fit(config, train, backbone, journal)
+        parallel.by_first(lambda: _write_fit(fitted, config, folder))
+    return fitted
+
+
+def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
+    (folder / "fit.json").unlink(missing_ok=True)  # it marks the folder as whole, so it goes first and comes last
     checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
     about = {
         "config": dataclasses.asdict(config), "config_hash": results.config_hash(config), "losses": fitted.losses,
         "seconds": fitted.seconds, "commit": results.commit(), "environment": results.environment(),
         "date": results.now(),
     }  # fmt: skip
-    write_json(Path(folder) / "fit.json", about)
-    return fitted
+    write_json(folder / "fit.json", about)
+    shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
 def read_config(folder: Path) -> FitConfig:

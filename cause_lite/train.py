@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,67 +14,19 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import frontdoor, mediator
+from cause_lite import as_released, frontdoor, mediator, parallel
 from cause_lite.backbone import Backbone
-from cause_lite.datasets import IGNORED, Split
+from cause_lite.config import FitConfig
+from cause_lite.datasets import Split
 from cause_lite.head import ema_update
-from cause_lite.patches import PatchStore, cached_features, prefetched
-from cause_lite.probe import ClusterProbe, LinearProbe
-from cause_lite.progress import track
+from cause_lite.journal import Journal
+from cause_lite.optimise import Learner, draw_pick, optimise
+from cause_lite.patches import PatchStore, cached_features
+from cause_lite.precision import autocast
+from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
 from cause_lite.segmenter import Segmenter, build_head
 
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Everything that decides a fit. Defaults are the release's (its code, commit ee0aa84), one GPU."""
-
-    data: str = "scenes"
-    backbone: str = "scenes"
-    head: str = "tr"
-    seed: int = 0
-    size: int = 320
-    batch_size: int = 16
-    num_concepts: int = 2048
-    temperature: float = 0.1
-    reduced_dim: int = 90
-    projection_dim: int = 2048
-    bank_capacity: int = 100
-    positive_threshold: float = 0.3
-    negative_threshold: float = 0.1
-    contrastive_temperature: float = 0.07
-    ema_decay: float = 0.99
-    dropout: float = 0.1
-    cell: int = 4
-    clusterbook_init: str = "uniform"
-    clusterbook_rate: float = 4e-3
-    clusterbook_epochs: int = 1
-    head_epochs: int = 2
-    probe_epochs: int = 5
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-4
-    clip: float = 2.0
-    probe_init: str = "uniform"
-    probe_objective: str = "modularity"
-    probe_rate: float = 4e-3
-    linear_rate: float = 4e-3
-
-
-def batches(count: int, size: int, epochs: int, generator: torch.Generator, note: str):
-    """Shuffled index batches over several epochs, with a progress bar; the last short one is dropped."""
-    size = min(size, count)
-    per_epoch = count // size
-    order = torch.cat([torch.randperm(count, generator=generator)[: per_epoch * size] for _ in range(epochs)])
-    yield from track(order.split(size), note)
-
-
-def loaded(
-    store: PatchStore, config: FitConfig, epochs: int, generator: torch.Generator, note: str,
-    device: torch.device | str = "cpu",
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """Shuffled (image numbers, their vectors on the device), each batch read while the last one is in use."""
-    numbers = batches(len(store), config.batch_size, epochs, generator, note)
-    for which, batch in prefetched(numbers, lambda which: store[which].float()):
-        yield which, batch.to(device)
+NO_JOURNAL = Journal()
 
 
 def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Tensor:
@@ -90,51 +40,66 @@ def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Gen
 
 
 def fit_clusterbook(
-    features: PatchStore, config: FitConfig, generator: torch.Generator, device: torch.device | str = "cpu"
-) -> tuple[Tensor, list[float]]:
+    features: PatchStore, config: FitConfig, generator: torch.Generator, device: torch.device | str = "cpu",
+    journal: Journal = NO_JOURNAL,
+) -> tuple[Tensor, list[float]]:  # fmt: skip
     """Step 1: features (N, P, D) -> codebook (K, D) and the loss of each step."""
-    codebook = nn.Parameter(start_codebook(features, config, generator).to(device))
-    optimizer = torch.optim.Adam([codebook], lr=config.clusterbook_rate)
-    losses = []
-    for _, batch in loaded(features, config, config.clusterbook_epochs, generator, "Clusterbook", device):
-        draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
-        loss = mediator.modularity_loss(mediator.sample_grid(batch, config.cell, draws), codebook, config.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return codebook.detach(), losses
+    learned = nn.ParameterList([start_codebook(features, config, generator).to(device)])
+    optimizer = torch.optim.Adam(learned, lr=config.clusterbook_rate)
+
+    def loss_of(which: Tensor, batch: Tensor) -> Tensor:
+        seen = draw_pick(batch, config, generator)(batch)
+        return mediator.modularity_loss(seen, learned[0], config.temperature, config.objective)
+
+    learner = Learner(nn.ModuleList([learned]), [optimizer])
+    epochs = config.clusterbook_epochs
+    losses = optimise("Clusterbook", features, config, epochs, learner, loss_of, generator, device, journal)
+    return learned[0].detach(), losses
 
 
 def fit_head(
-    features: PatchStore, codebook: Tensor, config: FitConfig, generator: torch.Generator
-) -> tuple[nn.Module, list[float]]:
+    features: PatchStore, codebook: Tensor, config: FitConfig, generator: torch.Generator,
+    journal: Journal = NO_JOURNAL,
+) -> tuple[nn.Module, list[float]]:  # fmt: skip
     """Step 2: the teacher head, an average of a student trained by concept-wise contrast."""
     dim, device = features.shape[2], codebook.device
     head = build_head(config.head, dim, config.reduced_dim, features.shape[1], codebook, config.dropout)
-    student = nn.ModuleDict({"head": head, "projection": nn.Linear(config.reduced_dim, config.projection_dim)})
-    student = student.to(device)
-    teacher = copy.deepcopy(student).requires_grad_(False)
-    bank = frontdoor.ConceptBank(len(codebook), config.projection_dim, config.bank_capacity, device)
+    width = config.projection_dim or config.reduced_dim
+    projection = nn.Linear(config.reduced_dim, width) if config.projection_dim else nn.Identity()
+    student = nn.ModuleDict({"head": head, "projection": projection}).to(device)
+    teacher = copy.deepcopy(student).requires_grad_(False).train(config.teacher_dropout)
+    if config.compiled:
+        student["head"].reduce.compile()
+    bank = frontdoor.ConceptBank(len(codebook), width, config.bank_capacity, device)
     optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    losses = []
-    for _, batch in loaded(features, config, config.head_epochs, generator, f"Head {config.head}", device):
-        draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
-        pick = partial(mediator.sample_grid, cell=config.cell, draws=draws)
-        seen, reduced = pick(batch), student["head"](batch, pick)
-        with torch.no_grad():
-            aimed = teacher["projection"](teacher["head"](batch, pick))
-        loss = frontdoor.concept_contrastive_loss(
-            seen, codebook, (reduced, student["projection"]), aimed, bank, config.contrastive_temperature,
-            config.positive_threshold, config.negative_threshold,
+    parallel.part_ways(config.seed)
+    new: dict[str, Tensor] = {}
+
+    def loss_of(which: Tensor, batch: Tensor) -> Tensor:
+        pick = draw_pick(batch, config, generator)
+        with autocast(config.precision, device):  # the heads alone: losses stay in full precision
+            reduced = student["head"](batch, pick)
+            with torch.no_grad():
+                aimed = teacher["projection"](teacher["head"](batch, pick))
+        new["seen"], new["aimed"] = parallel.gathered(pick(batch)), parallel.gathered(aimed.float())
+        projected = (reduced, projection) if config.projection_dim else reduced
+        return frontdoor.concept_contrastive_loss(
+            new["seen"], codebook, projected, new["aimed"], bank, config.contrastive_temperature,
+            config.positive_threshold, config.negative_threshold, first=len(batch) * parallel.processes().process_index,
         )  # fmt: skip
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), config.clip)
-        optimizer.step()
+
+    def after() -> None:
         ema_update(teacher, student, config.ema_decay)
-        bank.update(aimed.flatten(0, 1), mediator.quantize(seen, codebook)[1].flatten(), generator)
-        losses.append(loss.item())
+        concepts = mediator.quantize(new["seen"], codebook)[1].flatten()
+        bank.update(new["aimed"].flatten(0, 1), concepts, generator, config.bank_share)
+
+    learner = Learner(
+        nn.ModuleList([student]), [optimizer], student, config.clip, beside={"teacher": teacher, "bank": bank}
+    )
+    name = f"Head {config.head}"
+    losses = optimise(
+        name, features, config, config.head_epochs, learner, loss_of, generator, device, journal, after
+    )  # fmt: skip
     return teacher["head"].eval(), losses
 
 
@@ -152,7 +117,7 @@ def head_outputs(head: nn.Module, features: PatchStore, folder: Path) -> PatchSt
 
 def fit_cluster_probe(
     segments: PatchStore, num_classes: int, config: FitConfig, generator: torch.Generator,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", journal: Journal = NO_JOURNAL,
 ) -> tuple[ClusterProbe, list[float]]:  # fmt: skip
     """Step 3: class-sized clusters in the head's space (N, P, R), with no label.
 
@@ -165,20 +130,17 @@ def fit_cluster_probe(
         probe.centres.data = patch_kmeans(segments, num_classes, seed)
     probe = probe.to(device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.probe_rate)
-    losses = []
-    for _, batch in loaded(segments, config, config.probe_epochs, generator, "Cluster probe", device):
-        if config.probe_objective == "modularity":
-            draws = mediator.draw_cells(len(batch), batch.shape[1], config.cell, generator)
-            loss = mediator.modularity_loss(
-                mediator.sample_grid(batch, config.cell, draws), probe.centres, config.temperature
-            )
-        else:
-            loss = probe.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return probe, losses
+
+    def loss_of(which: Tensor, batch: Tensor) -> Tensor:
+        if config.probe_objective == "cosine":
+            return probe.loss(batch)
+        seen = draw_pick(batch, config, generator)(batch)
+        return mediator.modularity_loss(seen, probe.centres, config.temperature, config.objective)
+
+    learner = Learner(nn.ModuleList([probe]), [optimizer], halving=config.probe_halving)
+    return probe, optimise(
+        "Cluster probe", segments, config, config.probe_epochs, learner, loss_of, generator, device, journal
+    )
 
 
 def patch_labels(labels: np.ndarray, side: int) -> Tensor:
@@ -190,7 +152,7 @@ def patch_labels(labels: np.ndarray, side: int) -> Tensor:
 
 def fit_linear_probe(
     segments: PatchStore, labels: np.ndarray, num_classes: int, config: FitConfig, generator: torch.Generator,
-    device: torch.device | str = "cpu", unit: bool = False,
+    device: torch.device | str = "cpu", unit: bool = False, journal: Journal = NO_JOURNAL,
 ) -> tuple[LinearProbe, list[float]]:  # fmt: skip
     """Step 3's diagnostic: a linear classifier on frozen vectors, the one place where labels are read.
 
@@ -198,16 +160,16 @@ def fit_linear_probe(
     """
     probe, side = LinearProbe(num_classes, segments.shape[2]).to(device), round(segments.shape[1] ** 0.5)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.linear_rate)
-    losses = []
-    for which, batch in loaded(segments, config, config.probe_epochs, generator, "Linear probe", device):
+
+    def loss_of(which: Tensor, batch: Tensor) -> Tensor:
         target = patch_labels(labels[which.numpy()], side).to(device)
         logits = probe(F.normalize(batch, dim=-1) if unit else batch)
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return probe, losses
+        return labelled_loss(logits.flatten(0, 1), target.flatten())
+
+    learner = Learner(nn.ModuleList([probe]), [optimizer], halving=config.probe_halving)
+    return probe, optimise(
+        "Linear probe", segments, config, config.probe_epochs, learner, loss_of, generator, device, journal
+    )
 
 
 def kmeans(vectors: Tensor, clusters: int, seed: int) -> Tensor:
@@ -231,20 +193,24 @@ class Fitted:
     seconds: dict[str, float]
 
 
-def fit(config: FitConfig, train: Split, backbone: Backbone) -> Fitted:
-    """All three steps on one split. Labels, where there are any, train the linear probe and nothing else."""
+def fit(config: FitConfig, train: Split, backbone: Backbone, journal: Journal = NO_JOURNAL) -> Fitted:
+    """All three steps on one split.
+
+    Labels, where there are any, train the linear probe and nothing else, unless `label_flow` is "as_released".
+    """
     clock = Stopwatch()
+    backbone.prepare(config.precision, config.compiled)
     features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
     clock.lap("features")
     with torch.random.fork_rng(devices=[]):
         generator = seed_all(config.seed)
-        codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device)
+        codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device, journal)
         clock.lap("clusterbook")
-        head, head_losses = fit_head(features, codebook, config, generator)
+        head, head_losses = fit_head(features, codebook, config, generator, journal)
         clock.lap("head")
-        clusters, linear, probe_losses = fit_probes(head, features, train, config)
+        clusters, linear, probe_losses = fit_probes(head, features, train, config, journal)
         clock.lap("probes")
-    segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.size, train.classes).eval()
+    segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.scored_size, train.classes).eval()
     return Fitted(segmenter, {"clusterbook": clusterbook_losses, "head": head_losses} | probe_losses, clock.laps)
 
 
@@ -255,16 +221,20 @@ def seed_all(seed: int) -> torch.Generator:
 
 
 def fit_probes(
-    head: nn.Module, features: PatchStore, train: Split, config: FitConfig
+    head: nn.Module, features: PatchStore, train: Split, config: FitConfig, journal: Journal = NO_JOURNAL
 ) -> tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]:
     """Step 3 on a finished head. Seeded anew, so that the probes do not depend on how much chance the head used."""
     generator, classes, device = seed_all(config.seed), len(train.classes), next(head.parameters()).device
+    if config.label_flow == "as_released":
+        return as_released.fit_probes(head, features, train, config, generator, journal)
     linear, linear_losses = LinearProbe(classes, config.reduced_dim).to(device), []
     with tempfile.TemporaryDirectory() as folder:
         segments = head_outputs(head, features, Path(folder))
-        clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator, device)
+        clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator, device, journal)
         if train.labels is not None:
-            linear, linear_losses = fit_linear_probe(segments, train.labels, classes, config, generator, device)
+            linear, linear_losses = fit_linear_probe(
+                segments, train.labels, classes, config, generator, device, journal=journal
+            )
     return clusters, linear, {"cluster": cluster_losses, "linear": linear_losses}
 
 

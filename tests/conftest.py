@@ -10,8 +10,8 @@ import torch
 
 from cause_lite import scenes
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
+from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.train import FitConfig
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -33,32 +33,42 @@ def reference():
     return read
 
 
-@pytest.fixture(scope="session")
-def few_scenes() -> Split:
+def few_images() -> Split:
     views = [scenes.render(0, "train", index) for index in range(24)]
     labels = np.stack([v.labels for v in views]).astype(np.int16)
     return Split("scenes", "train", scenes.FINE_CLASSES, np.stack([v.image for v in views]), labels)
 
 
 @pytest.fixture(scope="session")
-def small_backbone() -> Backbone:
+def few_scenes() -> Split:
+    return few_images()
+
+
+def random_backbone() -> Backbone:
+    """A small ViT with seeded random weights."""
     torch.manual_seed(0)
     return Backbone(build_vit(grid=16, patch=8, width=32, depth=1, heads=2), "small", IMAGE_MEAN, IMAGE_STD)
 
 
-@pytest.fixture
-def quick() -> FitConfig:
+@pytest.fixture(scope="session")
+def small_backbone() -> Backbone:
+    return random_backbone()
+
+
+def quick_config(**changes: object) -> FitConfig:
     """A recipe small enough for a test."""
     return FitConfig(
-        size=128,
-        batch_size=4,
-        num_concepts=32,
-        reduced_dim=16,
-        projection_dim=32,
-        bank_capacity=4,
-        cell=4,
-        probe_epochs=2,
-    )
+        **{
+            "size": 128, "batch_size": 4, "num_concepts": 32, "reduced_dim": 16, "projection_dim": 32,
+            "bank_capacity": 4, "cell": 4, "probe_epochs": 2, "probe_halving": 0,
+        }
+        | changes
+    )  # fmt: skip
+
+
+@pytest.fixture
+def quick() -> FitConfig:
+    return quick_config()
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -34,7 +34,7 @@ def model(few_scenes, small_backbone, tmp_path_factory):
     """A folder with a small fitted segmenter and its backbone."""
     from safetensors.torch import save_file
 
-    from cause_lite.train import FitConfig
+    from cause_lite.config import FitConfig
 
     folder = tmp_path_factory.mktemp("model")
     save_file(small_backbone.vit.state_dict(), folder / "vit.safetensors")

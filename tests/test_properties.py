@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cause_lite.evaluate import concept_counts, positive_agreement
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
-from cause_lite.mediator import draw_cells, modularity_loss, quantize, sample_grid
+from cause_lite.mediator import assign, draw_cells, modularity_loss, modularity_matrix, quantize, sample_grid
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import build_head
@@ -193,8 +193,47 @@ def test_sampling_keeps_one_patch_of_each_cell():
     features = torch.arange(16.0).view(1, 16, 1)
     kept = sample_grid(features, 2, torch.tensor([0, 1, 2, 3]))
     assert kept.flatten().tolist() == [0.0, 3.0, 12.0, 15.0]
-    with pytest.raises(ValueError, match="square grid"):
-        sample_grid(features, 3, torch.tensor([0]))
+    assert sample_grid(features, 3, torch.tensor([4])).flatten().tolist() == [5.0]  # one whole 3 x 3 cell
+    for patches, cell in ((16, 5), (12, 2)):
+        with pytest.raises(ValueError, match="square grid"):
+            sample_grid(torch.zeros(1, patches, 1), cell, torch.tensor([0]))
+
+
+@few
+@given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(1, 7))
+def test_processes_share_a_contrast(seed, processes, images, with_bank, chunk):
+    """The mean over processes, each with its part of the anchors and all keys, is the whole batch's loss and slope."""
+    count = processes * images
+    features, codebook = drawn(seed, count, 4, 5), drawn(seed + 1, 4, 5)
+    teacher, bank = drawn(seed + 2, count, 4, 6), (drawn(seed + 3, 7, 6), torch.arange(7) % 4)
+    losses, slopes = [], []
+    for parts in (1, processes):
+        projected = drawn(seed + 4, count, 4, 6).requires_grad_()
+        terms = [
+            concept_contrastive_loss(
+                features, codebook, part, teacher, bank if with_bank else None, chunk=chunk, first=i * count // parts
+            )
+            for i, part in enumerate(projected.split(count // parts))
+        ]
+        loss = torch.stack(terms).mean()
+        loss.backward()
+        losses.append(loss)
+        slopes.append(projected.grad)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*slopes)
+
+
+@few
+@given(seeds)
+def test_the_papers_objectives_equal_their_formulas(seed):
+    features, codebook = drawn(seed, 2, 6, 4) + 0.5, drawn(seed + 1, 3, 4)
+    graph, weight = modularity_matrix(features)
+    together = assign(features, codebook) @ assign(features, codebook).transpose(1, 2)
+    for objective, delta in (("quadratic", together), ("tanh", torch.tanh(together / 0.1))):
+        wanted = -torch.einsum("bij,bij->b", graph / weight, delta).mean()
+        torch.testing.assert_close(modularity_loss(features, codebook, 0.1, objective), wanted)
+    with pytest.raises(ValueError, match="objective"):
+        modularity_loss(features, codebook, 0.1, "trace")
 
 
 def test_quantize_takes_the_nearest_by_angle():
