@@ -11,6 +11,7 @@ import timm
 import torch
 from jaxtyping import Float
 from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, HybridEmbed
@@ -18,10 +19,20 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
-from cause_lite.files import UserError, cache_dir, project_dir, read_json
+from cause_lite.downloads import download
+from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, read_torch
 from cause_lite.precision import autocast
 
 IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+ENDS = (".safetensors", ".pth", ".pth.tar")
+# Files that timm does not know, as their authors released them, and the entry that holds the encoder.
+RELEASED = {
+    "ibot_vit_base_16": (
+        "https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot/vitb_16/checkpoint_teacher.pth",
+        "state_dict",
+    ),
+    "msn_vit_small_16": ("https://dl.fbaipublicfiles.com/msn/vits16_800ep.pth.tar", "target_encoder"),
+}
 
 
 def build_vit(grid: int, patch: int, width: int, depth: int, heads: int) -> VisionTransformer:
@@ -105,20 +116,85 @@ def pretrained_dir(name: str) -> Path:
 
 def load_backbone(name: str) -> Backbone:
     """A backbone that ships or was pre-trained here (`scenes`, `camvid`), a folder that `cause-lite pretrain` wrote,
-    or a timm name. Raises UserError when the name is unknown or its weights cannot be had.
+    a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
+
+    Weights that lie in `$CAUSE_DATA`/weights/NAME.safetensors, .pth or .pth.tar are taken from there. Raises
+    UserError when the name is unknown or its weights cannot be had.
     """
     for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
         if (folder / "vit.safetensors").exists():
             return _ours(folder)
     if (bundled_dir() / name / "vit.json").exists():
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
+    if name in RELEASED:
+        url, key = RELEASED[name]
+        path = local_weights(name) or download(url, weights_dir() / f"{name}.pth")
+        return Backbone(_vit_of(_tensors(path, key), path), name, IMAGE_MEAN, IMAGE_STD)
+    return _from_timm(name)
+
+
+def weights_dir() -> Path:
+    return data_dir() / "weights"
+
+
+def local_weights(name: str) -> Path | None:
+    """The weights file of that name that lies on this machine, if one does."""
+    return next((p for end in ENDS if (p := weights_dir() / f"{name}{end}").is_file()), None)
+
+
+def _from_timm(name: str) -> Backbone:
+    """A timm ViT with its weights, from a local file or timm's hub."""
+    path, options = local_weights(name), {}
+    if path is not None:
+        options = {"pretrained_cfg_overlay": {"file": str(path)}} | _narrowed(path)
     try:
-        vit = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+        vit = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True, **options)
     except Exception as error:
         raise UserError(
-            f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand ({error})"
+            f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand "
+            f"({' '.join(str(error).split())[:300]}); a file can lie in {weights_dir()}"
         ) from error
     return Backbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
+
+
+def _narrowed(path: Path) -> dict[str, int]:
+    """The width and depth of a rehearsal's stand-in, which says in its header that it is one; else nothing."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: is not a safetensors file ({error}); delete it") from error
+    return {key: int(about[key]) for key in ("embed_dim", "depth", "num_heads")} if "rehearsal" in about else {}
+
+
+def _tensors(path: Path, key: str) -> dict[str, Tensor]:
+    """The released encoder's tensors under plain ViT names; projection heads are left out."""
+    content = read_torch(path)
+    held = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise UserError(f"{path}: holds no tensors under {key!r}; it is not the released file")
+    plain = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in held.items()}
+    return {
+        k: v for k, v in plain.items() if k.startswith(("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm."))
+    }
+
+
+def _vit_of(tensors: dict[str, Tensor], path: Path) -> VisionTransformer:
+    """The plain ViT that the tensors are of: its sizes are read off their shapes."""
+    try:
+        width, patch = tensors["cls_token"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]
+        grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+        depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+        vit = VisionTransformer(
+            img_size=grid * patch, patch_size=patch, embed_dim=width, depth=depth, num_heads=max(1, width // 64),
+            num_classes=0, global_pool="", dynamic_img_size=True, qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+        )  # fmt: skip
+        vit.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        raise UserError(f"{path}: is not a plain ViT ({' '.join(str(error).split())[:300]})") from error
+    return vit
 
 
 def _ours(folder: Path) -> Backbone:

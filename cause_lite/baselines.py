@@ -29,7 +29,7 @@ def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.
     classes, every = len(test.classes), 4
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(train))[:2000])
-    pixels = colour_and_height(train.images[some, ::every, ::every], weight).flatten(0, 2)
+    pixels = colour_and_height(train.images[some][:, ::every, ::every], weight).flatten(0, 2)
     centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:100_000])], classes, seed)
     metrics = ClusterMetrics(classes)
     for start in range(0, len(test), 20):

@@ -10,9 +10,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import pooch
-
-from cause_lite.files import UserError, cache_dir
+from cause_lite.downloads import download
+from cause_lite.files import UserError, data_dir
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -31,8 +30,8 @@ LARGEST_FILE = 4_000_000  # bytes; frames are about 0.4 MB
 
 
 def folder() -> Path:
-    """Where CamVid lies: `$CAUSE_DATA/CamVid`, or the download cache."""
-    return Path(os.environ.get("CAUSE_DATA") or cache_dir()) / "CamVid"
+    """Where CamVid lies."""
+    return data_dir() / "CamVid"
 
 
 def content_sha256(root: Path) -> str:
@@ -84,16 +83,8 @@ def fetch(say: Callable[[str], None]) -> Path:
         say(f"camvid: found in {root}")
         return root
     say(LICENCE)
-    try:
-        archive = pooch.retrieve(
-            URL, known_hash=None, path=cache_dir(), fname=f"camvid-{COMMIT[:8]}.zip", progressbar=True
-        )
-    except Exception as error:
-        raise UserError(
-            f"camvid: could not be downloaded from {URL} ({error}); "
-            "get it by other means and set CAUSE_DATA to the folder above CamVid"
-        ) from error
-    extract(Path(archive), root)
-    Path(archive).unlink()
+    archive = download(URL, root.with_name(f"camvid-{COMMIT[:8]}.zip"))
+    extract(archive, root)
+    archive.unlink()
     say(f"camvid: downloaded to {root}")
     return root

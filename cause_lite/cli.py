@@ -102,16 +102,54 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    data: Annotated[str, typer.Argument(help="The data set whose table to fill: scenes, scenes-coarse or camvid.")],
+    what: Annotated[
+        str | None,
+        typer.Argument(help="scenes, camvid, a published table (cocostuff27) or its row (cocostuff27/dino-s8-tr)."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 3,
-    crf: Annotated[bool, typer.Option(help="Also refine the first seed with the dense CRF.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The record file; data/records/NAME.json when left out.")] = None,
+    crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (scenes, camvid: the first seed).")] = False,
+    released: Annotated[bool, typer.Option(help="Score the authors' checkpoint instead of training.")] = False,
+    as_released: Annotated[bool, typer.Option(help="Train with the release's label flow and averaging.")] = False,
+    rehearse: Annotated[bool, typer.Option(help="Run every published row on miniatures, on the CPU.")] = False,
+    device: Device = "auto",
 ) -> None:
-    """Run every row of a data set's table, baselines included, and write the run records that the book shows."""
+    """Fill a table: every method over seeds, or a published row from data and weights to its record.
+
+    Without a name, lists the published rows. `torchrun --nproc-per-node=4 -m cause_lite reproduce ROW` shares a
+    row among GPUs.
+    """
+    from cause_lite import reproduce as rows_of
+    from cause_lite.recipes import TABLES, row, rows
+
+    if released and as_released:
+        raise UserError("reproduce: --released and --as-released exclude each other")
+    if rehearse:
+        for record in rows_of.rehearse(console.print):
+            console.print(f"rehearsed {record['row']}: {record['seconds']:.0f} s")
+    elif what is None:
+        table = Table("row", "published mIoU %", "pixel accuracy %", title="Published rows")
+        for each in rows():
+            table.add_row(each.key, *(str(each.published[key] or "-") for key in ("miou", "pacc")))
+        console.print(table)
+    elif what.split("/")[0] in TABLES:
+        kind = "released" if released else "as_released" if as_released else "clean"
+        for each in [row(what)] if "/" in what else rows(what):
+            for seed in range(1 if released else seeds):
+                record = rows_of.reproduce_row(each, seed, kind, device, console.print, crf)
+                console.print(
+                    f"{each.key}, {kind}, seed {seed}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %, "
+                    f"published {each.published['miou']}; record in {rows_of.write_record(record)}"
+                )
+    else:
+        _reproduce_here(what, seeds, crf)
+
+
+def _reproduce_here(data: str, seeds: int, crf: bool) -> None:
+    """The table of a data set of ours, baselines included; the records are what the book shows."""
     from cause_lite.experiments import summary, table_records
     from cause_lite.files import project_dir, write_json
 
-    records, target = [], out or project_dir() / "data" / "records" / f"{data}.json"
+    records, target = [], project_dir() / "data" / "records" / f"{data}.json"
     for record in table_records(data, seeds, crf):
         records.append(record)
         console.print(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from cause_lite.files import UserError
 
 CHOICES = {
     "head": ("tr", "mlp"),
-    "clusterbook_init": ("uniform", "patches"),
+    "clusterbook_init": ("uniform", "patches", "kmeans"),
     "probe_init": ("uniform", "kmeans"),
     "probe_objective": ("modularity", "cosine"),
     "objective": ("max", "quadratic", "tanh"),
@@ -16,7 +17,8 @@ CHOICES = {
     "ddp": ("averaged", "as_released"),
     "precision": ("fp32", "bf16", "fp16"),
     "crops": ("none", "five", "double", "super"),
-    "fit": ("centre", "squash", "whole"),
+    "fit": ("centre", "squash"),
+    "resize": ("nearest", "bilinear"),
 }
 
 
@@ -34,7 +36,9 @@ class FitConfig:
     size: int = 320  # pixels a side in training
     eval_size: int = 0  # in evaluation; 0: as in training
     crops: str = "none"  # of each training image: five (half size), double (20), super (50)
-    fit: str = "centre"  # how an image becomes a square: its centre, squashed, or whole in evaluation
+    fit: str = "centre"  # how an image becomes a square: its centre, or squashed
+    resize: str = "nearest"
+    clusters: int = 27  # of a folder of one's own, which has no classes
     batch_size: int = 16
     num_concepts: int = 2048
     temperature: float = 0.1
@@ -71,6 +75,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), type(field.default)
+            if kind is float and isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{field.name}: {value!r} is not finite")
             right = isinstance(value, kind) or (kind is float and isinstance(value, int))
             if not right or (kind is not bool and isinstance(value, bool)):
                 raise UserError(f"{field.name}: {value!r} is no {kind.__name__}")
@@ -78,7 +84,7 @@ class FitConfig:
                 raise UserError(f"{field.name}: {value!r} is none of {', '.join(CHOICES[field.name])}")
             if kind in (int, float) and field.name not in ("positive_threshold", "negative_threshold") and value < 0:
                 raise UserError(f"{field.name}: {value!r} is negative")
-        for name in ("size", "batch_size", "num_concepts", "reduced_dim", "cell", "temperature"):
+        for name in ("size", "batch_size", "num_concepts", "reduced_dim", "cell", "temperature", "clusters"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}: must be above 0")
 

@@ -1,4 +1,4 @@
-"""Images and labels by name: `scenes` and `scenes-coarse` (rendered), `camvid` (on disk)."""
+"""Images and labels by name: `scenes` (rendered), `camvid`, the benchmarks' official files, or any folder."""
 
 from __future__ import annotations
 
@@ -11,48 +11,118 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cause_lite import camvid, scenes
-from cause_lite.files import UserError, cache_dir, write_whole
+from cause_lite import camvid, downloads, scenes
+from cause_lite.files import UserError, cache_dir, data_dir, write_whole
+from cause_lite.images import Lazy, crops_of, read_ids, read_rgb
+from cause_lite.official import OFFICIAL
 from cause_lite.probe import IGNORED
 from cause_lite.progress import track
 
-SPLITS = {"scenes": tuple(scenes.SPLITS), "scenes-coarse": tuple(scenes.SPLITS), "camvid": tuple(camvid.SPLITS)}
+Pixels = np.ndarray | Lazy
+SPLITS = {
+    "scenes": tuple(scenes.SPLITS), "scenes-coarse": tuple(scenes.SPLITS), "camvid": tuple(camvid.SPLITS),
+    **{name: tuple(official.splits) for name, official in OFFICIAL.items()},
+}  # fmt: skip
+IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, H, W, 3) uint8 and labels (N, H, W) int16 with -1 = ignored, or labels None."""
+    """Images (N, H, W, 3) uint8 and labels (N, H, W) int16 with -1 = ignored, or labels None.
+
+    Both are arrays, or read from files on demand.
+    """
 
     name: str
     split: str
     classes: tuple[str, ...]
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: Pixels
+    labels: Pixels | None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def with_labels(self, labels: np.ndarray | None) -> Split:
+    def with_labels(self, labels: Pixels | None) -> Split:
         """The same images with other labels, or with none."""
         return replace(self, labels=labels)
 
+    def named(self, number: int) -> str:
+        """What to call an image in a message: its file, where it has one."""
+        if isinstance(self.images, Lazy):
+            return str(self.images.files[number // len(self.images.crops)])
+        return f"{self.name}/{self.split} image {number}"
 
-def load_split(name: str, split: str, size: int | None = None) -> Split:
-    """A split of a data set, squared to `size` pixels (scenes: always 128; camvid: 320 when left out).
 
-    Raises UserError for an unknown name or split, or data that is not there.
+def load_split(
+    name: str, split: str, size: int | None = None, crops: str = "none", fit: str = "centre", resize: str = "nearest",
+    clusters: int = 27,
+) -> Split:  # fmt: skip
+    """A split of a data set, squared to `size` pixels (scenes: always 128; else 320 when left out).
+
+    `crops`, `fit` and `resize` say how the benchmarks' images become squares (see `images.Lazy`); a folder of
+    one's own has `clusters` unnamed classes. Raises UserError for an unknown name or split, or data that is
+    not there.
     """
-    if name not in SPLITS:
-        raise UserError(f"no data set named {name!r}; choose from {', '.join(SPLITS)}")
+    if is_folder(name):
+        return _folder(Path(name), size or 320, clusters, crops, fit, resize)
+    known(name)
     if split not in SPLITS[name]:
         raise UserError(f"{name}: no split {split!r}; choose from {', '.join(SPLITS[name])}")
     if name == "camvid":
         return _camvid(split, size or 320)
+    if name in OFFICIAL:
+        return _official(name, split, size or 320, crops, fit, resize)
     fine = _scenes(split)
     if name == "scenes":
         return fine
     to_coarse = np.array(scenes.FINE_TO_COARSE, dtype=np.int16)
     return Split(name, split, scenes.COARSE_CLASSES, fine.images, to_coarse[fine.labels])
+
+
+def known(name: str) -> None:
+    """Raises UserError unless `name` is a data set or a folder."""
+    if name not in SPLITS and not is_folder(name):
+        raise UserError(f"no data set named {name!r}; choose from {', '.join(SPLITS)}, or give a folder of images")
+
+
+def is_folder(name: str) -> bool:
+    """Whether `data` means a folder of one's own; a data set's name never does."""
+    return name not in SPLITS and Path(name).is_dir()
+
+
+def _official(name: str, split: str, size: int, crops: str, fit: str, resize: str) -> Split:
+    about = OFFICIAL[name]
+    images, labels = zip(*about.files(name, split, data_dir()), strict=True)
+    cut = crops_of(crops if split.startswith("train") else "none")
+    lazy = partial(Lazy, size=size, fit=fit, resize=resize, crops=cut)
+    return Split(
+        name, split, about.classes, lazy(images, read=about.read_image),
+        lazy(labels, read=about.read_label, classes=about.class_of_id),
+    )  # fmt: skip
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The image files under a folder, in the order of their names; links are not followed.
+
+    Label maps, in a folder named `labels` at its top, are not among them.
+    """
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDS and p.is_file() and not p.is_symlink())
+    return sorted(p for p in found if p.relative_to(folder).parts[0] != "labels")
+
+
+def _folder(folder: Path, size: int, clusters: int, crops: str, fit: str, resize: str) -> Split:
+    """Any folder of images. `labels/NAME.png` beside them, where every image has one, are ids 0 to clusters - 1."""
+    images = tuple(folder_files(folder))
+    if not images:
+        raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_ENDS)}); name a folder of photographs")
+    lazy = partial(Lazy, size=size, fit=fit, resize=resize, crops=crops_of(crops))
+    labels = tuple(folder / "labels" / f"{image.stem}.png" for image in images)
+    lacking = [label for label in labels if not label.is_file()]
+    if lacking and len(lacking) < len(labels):
+        raise UserError(f"{lacking[0]}: is missing; give every image a label map, or none")
+    classes = tuple(f"cluster {number}" for number in range(clusters))
+    ids = None if lacking else lazy(labels, read=read_ids, classes=np.arange(clusters))
+    return Split(str(folder), "train", classes, lazy(images, read=read_rgb), ids)
 
 
 def _scenes(split: str) -> Split:
@@ -107,20 +177,41 @@ def _camvid(split: str, size: int) -> Split:
 
 
 def prepare(name: str, say: Callable[[str], None]) -> None:
-    """Make or download a data set."""
-    if name not in SPLITS:
-        raise UserError(f"no data set named {name!r}; choose from {', '.join(SPLITS)}")
+    """Make or download a data set, and check that each split is complete."""
+    known(name)
     if name == "camvid":
         camvid.fetch(say)
-    else:
-        say("scenes: rendered on this machine, nothing is downloaded")
+    elif name in OFFICIAL:
+        _prepare_official(name, say)
+    elif name in SPLITS:
+        say(f"{name}: rendered on this machine, nothing is downloaded")
+
+
+def _prepare_official(name: str, say: Callable[[str], None]) -> None:
+    """Take the files that lie there, or download them; then count them."""
+    about = OFFICIAL[name]
+    wanted = [split for split in about.splits if split != "trainaug"]
+    try:
+        counts = {split: len(about.files(name, split, data_dir())) for split in wanted}
+    except UserError:
+        downloads.fetch(about.folder, say)
+        counts = {split: len(about.files(name, split, data_dir())) for split in wanted}
+    for split, count in counts.items():
+        official = about.splits[split][1]
+        note = "" if official in (None, count) else f"; officially {official:,}, so some may be missing"
+        say(f"{name}/{split}: {count:,} images in {data_dir() / about.folder}{note}")
 
 
 def class_shares(name: str) -> dict[str, tuple[int, np.ndarray]]:
     """For each labelled split: the number of images and each class's share of the labelled pixels."""
     shares = {}
-    for split in (s for s in SPLITS[name] if s != "pretrain"):
-        loaded = load_split(name, split)
-        counts = np.bincount(loaded.labels[loaded.labels >= 0].astype(np.int64), minlength=len(loaded.classes))
-        shares[split] = (len(loaded), counts / counts.sum())
+    for split in (s for s in SPLITS.get(name, ("train",)) if s not in ("pretrain", "trainaug")):
+        loaded = load_split(name, split, 128 if name in OFFICIAL else None)
+        if loaded.labels is None:
+            return {}
+        counts = np.zeros(len(loaded.classes))
+        for start in track(range(0, len(loaded), 64), f"Counting {name}/{split}"):
+            labels = loaded.labels[start : start + 64]
+            counts += np.bincount(labels[labels >= 0].astype(np.int64), minlength=len(counts))
+        shares[split] = (len(loaded), counts / max(1, counts.sum()))
     return shares

@@ -15,11 +15,12 @@ import torch
 from cause_lite import baselines, checkpoints, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
-from cause_lite.datasets import Split, load_split
+from cause_lite.datasets import Split
+from cause_lite.images import flipped
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
-from cause_lite.recipes import EVALUATION_SPLIT, HEADS, recipe
-from cause_lite.run import fitted_run, score_segmenter
+from cause_lite.recipes import HEADS, evaluation_split, recipe
+from cause_lite.run import fitted_run, load_evaluation, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans
 
@@ -29,10 +30,13 @@ SUPERVISED = "linear probe on features"
 CAUSE = {"tr": "CAUSE-TR", "mlp": "CAUSE-MLP"}
 
 
-def _record(method: str, config: FitConfig, metrics: ClusterMetrics, seconds: float) -> dict:
-    scores = metrics.compute()
+def as_record(
+    method: str, config: FitConfig, metrics: ClusterMetrics, seconds: float, supervised: bool = False
+) -> dict:
+    """A run's record: scores, how they were computed, where and when. What labels trained is not matched."""
+    scores = metrics.unmatched() if supervised else metrics.compute()
     return {
-        "method": method, "data": config.data, "split": EVALUATION_SPLIT[config.data], "seed": config.seed,
+        "method": method, "data": config.data, "split": evaluation_split(config.data), "seed": config.seed,
         "miou": round(scores["miou"], 4), "pacc": round(scores["pacc"], 4),
         "iou": [None if np.isnan(v) else round(100 * float(v), 3) for v in scores["iou"]],
         "confusion": metrics.confusion.tolist(), "seconds": round(seconds, 1), "config": dataclasses.asdict(config),
@@ -47,7 +51,7 @@ def baseline_records(config: FitConfig, train: Split, test: Split) -> Iterator[d
     features = cached_features(backbone, train.images, "Training features")
     seen = baselines.TestFeatures(
         cached_features(backbone, test.images, "Test features"),
-        cached_features(backbone, test.images[:, :, ::-1], "Features of the mirror images"),
+        cached_features(backbone, flipped(test.images), "Features of the mirror images"),
     )
     methods = {
         COLOUR_KMEANS: lambda: baselines.score_colour_kmeans(train, test, config.seed),
@@ -57,7 +61,7 @@ def baseline_records(config: FitConfig, train: Split, test: Split) -> Iterator[d
     for method, score in methods.items():
         start = time.perf_counter()
         metrics = score()
-        yield _record(method, config, metrics, time.perf_counter() - start)
+        yield as_record(method, config, metrics, time.perf_counter() - start, method == SUPERVISED)
 
 
 def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
@@ -66,10 +70,10 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
     segmenter = checkpoints.load(fitted_run(config))
     scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head]
     seconds = time.perf_counter() - start
-    yield _record(name, config, scores["cluster"], seconds)
-    yield _record(f"{name}, linear probe", config, scores["linear"], seconds)
+    yield as_record(name, config, scores["cluster"], seconds)
+    yield as_record(f"{name}, linear probe", config, scores["linear"], seconds, supervised=True)
     if crf:
-        yield _record(f"{name}, CRF", config, scores["crf"], seconds)
+        yield as_record(f"{name}, CRF", config, scores["crf"], seconds)
     yield from _other_probes(segmenter, config, train, name)
 
 
@@ -83,18 +87,18 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
         start = time.perf_counter()
         segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator)[0]
         scores = score_segmenter(segmenter, config)
-        yield _record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
+        yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
         start = time.perf_counter()
         segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed)
         scores = score_segmenter(segmenter, config)
-        yield _record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
+        yield as_record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
 
 
 def table_records(data: str, seeds: int, crf: bool = False) -> Iterator[dict]:
     """Every row of a data set's table, for seeds 0..seeds-1."""
     for seed in range(seeds):
         config = recipe(data, HEADS[0], seed)
-        train, test = (load_split(data, split, config.size) for split in ("train", EVALUATION_SPLIT[data]))
+        train, test = load_training(config), load_evaluation(config)
         yield from baseline_records(config, train, test)
         for head in HEADS:
             yield from cause_records(recipe(data, head, seed), train, crf and seed == 0)

@@ -24,6 +24,11 @@ def cache_dir() -> Path:
     return folder
 
 
+def data_dir() -> Path:
+    """Where data sets lie, and are downloaded to: `$CAUSE_DATA`, or a folder of the cache."""
+    return Path(os.environ.get("CAUSE_DATA") or cache_dir() / "data")
+
+
 def project_dir() -> Path:
     """The folder that holds `data/`: the checkout, or the installed package."""
     here = Path(__file__).resolve().parent

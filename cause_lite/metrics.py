@@ -44,7 +44,14 @@ class ClusterMetrics(Metric):
 
     def compute(self) -> dict[str, float | np.ndarray]:
         """`miou`, `pacc`, `mean_recall`, `mean_precision` in percent; `iou` per class, 0..1 (NaN: it never occurs)."""
-        confusion, classes = self.confusion.cpu().numpy().astype(np.float64), self.matching()
+        return self._scores(self.matching())
+
+    def unmatched(self) -> dict[str, float | np.ndarray]:
+        """The same for predictions that are classes already, such as a supervised probe's."""
+        return self._scores(np.arange(self.num_clusters))
+
+    def _scores(self, classes: np.ndarray) -> dict[str, float | np.ndarray]:
+        confusion = self.confusion.cpu().numpy().astype(np.float64)
         matched = np.zeros((self.num_classes, self.num_classes))
         matched[classes[classes >= 0]] = confusion[classes >= 0]
         hits, predicted, actual = matched.diagonal(), matched.sum(1), confusion.sum(0)

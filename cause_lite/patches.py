@@ -19,6 +19,7 @@ from torch import Tensor
 from cause_lite import parallel
 from cause_lite.backbone import Backbone
 from cause_lite.files import UserError, cache_dir, write_whole
+from cause_lite.images import Lazy
 from cause_lite.progress import track
 
 Item = TypeVar("Item")
@@ -108,11 +109,15 @@ class PatchStore:
         return self.at(chosen[picked // patches], picked % patches)
 
 
-def cached_features(backbone: Backbone, images: np.ndarray, note: str) -> PatchStore:
-    """Half-precision features of images (N, H, W, 3) uint8; the file's key covers the weights and the pixels."""
+def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) -> PatchStore:
+    """Half-precision features of images (N, H, W, 3) uint8; the file's key covers the weights and the pixels
+    (of images on demand: the files' names, sizes and times)."""
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
-    for start in range(0, len(images), 256):
-        digest.update(np.ascontiguousarray(images[start : start + 256]))
+    if isinstance(images, Lazy):
+        digest.update(images.fingerprint().encode())
+    else:
+        for start in range(0, len(images), 256):
+            digest.update(np.ascontiguousarray(images[start : start + 256]))
     path = cache_dir() / "features" / digest.hexdigest()[:20]
     patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
     shape = (len(images), patches, backbone.dim)

@@ -5,30 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cause_lite import checkpoints, parallel, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
-from cause_lite.datasets import load_split
+from cause_lite.datasets import Split, load_split
 from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError, cache_dir, locked, read_json, write_json, write_whole
+from cause_lite.images import flipped, read_rgb
 from cause_lite.journal import Journal
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
 from cause_lite.plots import colourise
 from cause_lite.progress import track
-from cause_lite.recipes import EVALUATION_SPLIT
+from cause_lite.recipes import evaluation_split
 from cause_lite.refine import refine_batch
 from cause_lite.train import Fitted, fit
-
-MOST_PIXELS = 100_000_000
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,7 +50,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     `folder`/resume until the fit is whole. Raises UserError when another process is writing to the folder.
     """
     folder, place = Path(folder), choose_device(device)
-    backbone, train = load_backbone(config.backbone).to(place), load_split(config.data, "train", config.size)
+    backbone, train = load_backbone(config.backbone).to(place), load_training(config)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         key = f"{results.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape}"
         journal = Journal(folder / "resume", key)
@@ -74,6 +72,18 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
     shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
+def load_training(config: FitConfig) -> Split:
+    """The training split as the configuration wants it."""
+    how = (config.crops, config.fit, config.resize, config.clusters)
+    return load_split(config.data, "train", config.size, *how)
+
+
+def load_evaluation(config: FitConfig) -> Split:
+    """The split that is scored, uncropped, at the size of evaluation."""
+    how = ("none", config.fit, config.resize, config.clusters)
+    return load_split(config.data, evaluation_split(config.data), config.scored_size, *how)
+
+
 def read_config(folder: Path) -> FitConfig:
     """The configuration that a run was fitted with. Raises UserError when fit.json does not hold one."""
     about = read_json(Path(folder) / "fit.json")
@@ -85,9 +95,11 @@ def read_config(folder: Path) -> FitConfig:
 
 def score_segmenter(segmenter, config: FitConfig, crf: bool = False) -> dict[str, ClusterMetrics]:
     """A segmenter's metrics on the evaluation split of its data set."""
-    test = load_split(config.data, EVALUATION_SPLIT[config.data], config.size)
+    test = load_evaluation(config)
+    if test.labels is None:
+        raise UserError(f"{config.data}: has no labels to score against; look at its contact sheet instead")
     features = cached_features(segmenter.backbone, test.images, f"Features of {test.name}/{test.split}")
-    mirrored = cached_features(segmenter.backbone, test.images[:, :, ::-1], "Features of the mirror images")
+    mirrored = cached_features(segmenter.backbone, flipped(test.images), "Features of the mirror images")
     refine = refine_batch if crf else None
     return evaluate(segmenter, features, mirrored, test.labels, len(test.classes), refine, test.images)
 
@@ -101,7 +113,7 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
     """Metrics as plain numbers for JSON; the IoU of a class that never occurs is None."""
     plain = {}
     for name, metrics in scores.items():
-        computed = metrics.compute()
+        computed = metrics.unmatched() if name == "linear" else metrics.compute()
         iou = [None if np.isnan(value) else round(100 * float(value), 3) for value in computed["iou"]]
         plain[name] = {k: round(computed[k], 3) for k in ("miou", "pacc")} | {"iou": iou}
     return plain
@@ -124,42 +136,13 @@ def fitted_run(config: FitConfig) -> Path:
     return folder
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image file as RGB (H, W, 3) uint8; 16-bit, grey, palette, CMYK and transparent ones are converted.
-
-    Raises UserError when the file is absent, no image, damaged, or larger than 100 megapixels.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise UserError(
-                        f"{path}: {image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down"
-                    )
-                if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-                    levels = np.asarray(image, dtype=np.float64)
-                    top = 65535 if image.mode != "F" else max(float(np.nanmax(levels)), 1e-9)
-                    grey = (np.clip(np.nan_to_num(levels) / top, 0, 1) * 255).astype(np.uint8)
-                    return np.repeat(grey[..., None], 3, axis=2)
-                return np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: is not an image that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: has more than {MOST_PIXELS:,} pixels; scale it down") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: is damaged or not readable ({error})") from error
-
-
 def segment_files(paths: list[Path], model: str, out: Path, device: str = "auto") -> Iterator[Path]:
     """Segment image files; yields each label map and overlay once it is whole on disk."""
     place = choose_device(device)
     segmenter = checkpoints.load(model).to(place)
     names = [path.stem for path in paths]
     for path in track(paths, "Segmenting"):
-        image = read_image(path)
+        image = np.array(read_rgb(path))
         labels = segmenter.segment(image)
         # Two inputs of one stem (a.png, a.jpg) must not overwrite each other's output.
         stem = path.name if names.count(path.stem) > 1 else path.stem

@@ -30,8 +30,12 @@ NO_JOURNAL = Journal()
 
 
 def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Tensor:
-    """Codes (K, D): unit vectors of random patches ("patches"), or noise in (-1/K, 1/K) as released ("uniform")."""
+    """Codes (K, D): noise in (-1/K, 1/K) as released ("uniform"), unit vectors of random patches ("patches"), or
+    spherical k-means centres ("kmeans").
+    """
     concepts, (count, patches, dim) = config.num_concepts, features.shape
+    if config.clusterbook_init == "kmeans":
+        return patch_kmeans(features, concepts, int(torch.randint(2**31 - 1, (1,), generator=generator)))
     if config.clusterbook_init == "uniform":
         return (2 * torch.rand(concepts, dim, generator=generator) - 1) / concepts
     image = torch.randint(count, (concepts,), generator=generator)
@@ -70,7 +74,7 @@ def fit_head(
     teacher = copy.deepcopy(student).requires_grad_(False).train(config.teacher_dropout)
     if config.compiled:
         student["head"].reduce.compile()
-    bank = frontdoor.ConceptBank(len(codebook), width, config.bank_capacity, device)
+    bank = frontdoor.ConceptBank(len(codebook), width, config.bank_capacity, device) if config.bank_capacity else None
     optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     parallel.part_ways(config.seed)
     new: dict[str, Tensor] = {}
@@ -90,11 +94,17 @@ def fit_head(
 
     def after() -> None:
         ema_update(teacher, student, config.ema_decay)
+        if bank is None:
+            return
         concepts = mediator.quantize(new["seen"], codebook)[1].flatten()
         bank.update(new["aimed"].flatten(0, 1), concepts, generator, config.bank_share)
 
     learner = Learner(
-        nn.ModuleList([student]), [optimizer], student, config.clip, beside={"teacher": teacher, "bank": bank}
+        nn.ModuleList([student]),
+        [optimizer],
+        student,
+        config.clip,
+        beside={"teacher": teacher} | ({"bank": bank} if bank else {}),
     )
     name = f"Head {config.head}"
     losses = optimise(

@@ -1,0 +1,184 @@
+"""A row of a published table, from nothing to its record: what is needed, the three steps, the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import psutil
+import timm
+import torch
+
+from cause_lite import checkpoints, datasets, downloads, rehearsal, results
+from cause_lite.backbone import RELEASED, load_backbone, local_weights
+from cause_lite.config import FitConfig
+from cause_lite.experiments import as_record
+from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json
+from cause_lite.images import crops_of
+from cause_lite.official import OFFICIAL
+from cause_lite.recipes import Row, rows
+from cause_lite.run import choose_device, fit_to, score_segmenter
+from cause_lite.segmenter import Segmenter
+
+KINDS = ("clean", "as_released", "released")
+CLASSES = {"dino-s8": (384, 12), "dino-s16": (384, 12), "msn-s16": (384, 12)}  # width, depth; else ViT-B
+ASSUMED_FLOPS = 5e13  # sustained on one GPU in half precision; an assumption, for the expected hours alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a row is expected to take: crops and patches of an epoch, bytes of features, hours, bytes of memory."""
+
+    crops: int
+    patches: int
+    feature_bytes: float
+    hours: float
+    memory_bytes: float
+
+
+def expected_cost(row: Row) -> Cost:
+    """An estimate from the sizes alone: matrix products over `ASSUMED_FLOPS`, features passed once where they fit."""
+    width, depth = CLASSES.get(row.backbone, (768, 12))
+    patch = int(row.backbone.rsplit("-", 1)[1][1:])
+    config, patches = row.config, (row.config.size // patch) ** 2
+    images = OFFICIAL[config.data].splits["train"][1] or 0
+    crops = images * len(crops_of(config.crops))
+    one_pass = depth * (24 * patches * width**2 + 4 * patches**2 * width)
+    feature_bytes = crops * patches * width * 2.0
+    epochs = config.clusterbook_epochs + config.head_epochs + config.probe_epochs
+    passes = 1 if feature_bytes <= 50e9 else epochs
+    attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head == "tr" else 0
+    head = config.head_epochs * 4 * (attention + 4 * patches * width**2)
+    keys = config.num_concepts * config.bank_capacity
+    contrast = config.head_epochs * 8 * (patches / config.cell**2) * keys * config.reduced_dim
+    hours = crops * (passes * one_pass + head + contrast) / ASSUMED_FLOPS / 3600
+    memory = 4.0 * (keys * config.projection_dim + config.batch_size * patches * (8 * width + 4 * patches))
+    return Cost(crops, patches, feature_bytes, hours, memory)
+
+
+def lacking(row: Row, kind: str = "clean") -> list[str]:
+    """What a run of the row needs and this machine has not, each with what to do; what can be downloaded is no lack."""
+    found, about = [], OFFICIAL[row.config.data]
+    if about.folder in downloads.BY_HAND:
+        try:
+            for split in ("train", "val"):
+                about.files(row.config.data, split, data_dir())
+        except UserError:
+            found.append(downloads.BY_HAND[about.folder].format(root=data_dir() / about.folder))
+    if kind == "released" and (absent := [f for f in released_files(row).values() if not f.is_file()]):
+        names = ", ".join(f.name for f in absent)
+        found.append(
+            f"the authors' {names}: fetch them by the links in the README of ByungKwanLee/"
+            f"Causal-Unsupervised-Segmentation and put them into {absent[0].parent}"
+        )
+    name = row.config.backbone
+    if not local_weights(name) and name not in RELEASED and not timm.is_model_pretrained(name):
+        found.append(f"weights of {name}: put a file into {data_dir() / 'weights'}")
+    cost, free = expected_cost(row), shutil.disk_usage(cache_dir()).free
+    if kind != "released" and free < min(cost.feature_bytes, 5e9):
+        found.append(f"disk: features want {min(cost.feature_bytes, 5e9) / 1e9:.0f} GB in {cache_dir()}")
+    if kind != "released" and psutil.virtual_memory().total < min(cost.memory_bytes, 8e9):
+        found.append(f"memory: about {cost.memory_bytes / 1e9:.0f} GB for the bank and a batch")
+    return found
+
+
+def released_files(row: Row) -> dict[str, Path]:
+    """Where the authors' three files of a row are looked for."""
+    folder, head = data_dir() / "released" / row.table / row.name, row.config.head
+    names = {"segment": f"segment_{head}.pth", "cluster": f"cluster_{head}.pth", "modular": "modular.npy"}
+    return {key: folder / name for key, name in names.items()}
+
+
+def configured(row: Row, kind: str, seed: int) -> FitConfig:
+    """The row's settings for a kind of run."""
+    leaks = {"label_flow": "as_released", "ddp": "as_released"} if kind == "as_released" else {}
+    return dataclasses.replace(row.config, seed=seed, **leaks)
+
+
+def reproduce_row(
+    row: Row, seed: int, kind: str, device: str, say: Callable[[str], None], crf: bool = True,
+    adapt: Callable[[FitConfig], FitConfig] = lambda config: config, as_rehearsal: bool = False,
+) -> dict:  # fmt: skip
+    """Fetch, fit (or load what was released), score with and without CRF -> the run's record.
+
+    Raises UserError listing everything that is lacking, before anything starts.
+    """
+    if missing := lacking(row, kind):
+        raise UserError(f"{row.key}: cannot start; lacking: " + "; ".join(missing))
+    config, start = adapt(configured(row, kind, seed)), time.perf_counter()
+    datasets.prepare(config.data, say)
+    segmenter = _segmenter(row, config, kind, device)
+    scores = score_segmenter(segmenter.to(choose_device(device)), config, crf)
+    scored = scores["crf" if crf else "cluster"]
+    seconds = time.perf_counter() - start
+    record = as_record(f"CAUSE-{config.head.upper()}", config, scored, seconds)
+    return record | {
+        "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "device": device_name(device), "crf": crf,
+        "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),
+        "linear_matched": _pair(scores["linear"].compute()), "published": row.published,
+    }  # fmt: skip
+
+
+def _segmenter(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
+    if kind == "released":
+        segmenter = checkpoints.load_released(**released_files(row))
+        segmenter.backbone, segmenter.size = load_backbone(config.backbone), config.scored_size
+        return segmenter
+    folder = cache_dir() / "rows" / row.key / f"{kind}-{config.seed}-{results.config_hash(config)}"
+    if not (folder / "fit.json").exists():
+        fit_to(config, folder, device)
+    return checkpoints.load(folder)
+
+
+def _pair(scores: dict) -> dict[str, float]:
+    return {key: round(scores[key], 4) for key in ("miou", "pacc")}
+
+
+def device_name(device: str) -> str:
+    place = choose_device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
+def records_dir(rehearsed: bool = False) -> Path:
+    """Where the records of rows lie; a rehearsal's lie in the build, never beside results."""
+    root = project_dir()
+    return root / "_build" / "rehearsal" if rehearsed else root / "data" / "records" / "rows"
+
+
+def write_record(record: dict) -> Path:
+    path = records_dir(record["rehearsal"]) / record["row"] / f"{record['kind']}-{record['seed']}.json"
+    write_json(path, record)
+    return path
+
+
+def read_records(row: Row, rehearsed: bool = False) -> Iterator[dict]:
+    """The records of a row. Raises UserError when a rehearsal's record lies among results, or the reverse."""
+    for path in sorted((records_dir(rehearsed) / row.key).glob("*.json")):
+        record = read_json(path)
+        if record.get("rehearsal") is not rehearsed or record.get("row") != row.key:
+            raise UserError(f"{path}: is no record of {row.key}{', or is one of a rehearsal'}; remove it")
+        yield record
+
+
+def rehearse(say: Callable[[str], None]) -> Iterator[dict]:
+    """Every row end to end on the CPU, on miniature data sets and narrow random backbones in the official formats."""
+    found = rows()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, CAUSE_DATA=f"{folder}/data", CAUSE_CACHE=f"{folder}/cache"),
+    ):
+        rehearsal.write_stage(Path(folder) / "data", {row.config.backbone for row in found})
+        for row in found:
+            patch = load_backbone(row.config.backbone).patch
+            adapt = partial(rehearsal.rehearsed, patch=patch)
+            record = reproduce_row(row, 0, "clean", "cpu", lambda text: None, adapt=adapt, as_rehearsal=True)
+            write_record(record)
+            yield record
+    say(f"{len(found)} rows went through, from their official files to a score; none of these numbers is a result")
