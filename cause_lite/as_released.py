@@ -26,25 +26,23 @@ WARNING = "label_flow=as_released: labels train the head that is evaluated; its 
 
 
 def fit_probes(
-    head: nn.Module, features: PatchStore, train: Split, config: FitConfig, generator: torch.Generator,
-    journal: Journal,
-) -> tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]:  # fmt: skip
-    """Both probes and the head (changed in place), from one loss: modularity plus cross-entropy with the labels.
+    head: nn.Module, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split,
+    config: FitConfig, generator: torch.Generator, journal: Journal,
+) -> list[float]:  # fmt: skip
+    """Train both probes and the head in place, on one loss: modularity plus cross-entropy with the labels.
 
     Dropout is on; the head and the linear probe share an optimiser with weight decay and clipping; rates
-    halve every two epochs. Raises UserError when there are no labels.
+    halve every `probe_halving` epochs. Returns the loss of each step. Raises UserError when there are no labels.
     """
     if train.labels is None:
         raise UserError(f"{train.name}: label_flow=as_released needs labels, and there are none")
     warnings.warn(WARNING, stacklevel=2)
-    device, classes = next(head.parameters()).device, len(train.classes)
-    clusters = ClusterProbe(classes, config.reduced_dim).to(device)
-    linear = LinearProbe(classes, config.reduced_dim).to(device)
+    device = next(head.parameters()).device
     head.requires_grad_(True).train()
     supervised = nn.ModuleList([head, linear])
     optimizers = [
         torch.optim.Adam(supervised.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
-        torch.optim.Adam(clusters.parameters(), lr=config.learning_rate),
+        torch.optim.Adam(clusters.parameters(), lr=config.probe_rate),
     ]
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
@@ -62,7 +60,7 @@ def fit_probes(
         "Probes as released", features, config, config.probe_epochs, learner, loss_of, generator, device, journal
     )
     head.eval().requires_grad_(False)
-    return clusters, linear, {"as_released": losses}
+    return losses
 
 
 def supervised_loss(linear: LinearProbe, segments: Tensor, labels: Tensor) -> Tensor:

@@ -161,6 +161,25 @@ def _reproduce_here(data: str, seeds: int, crf: bool) -> None:
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="ablations, or labels: what the labels touch in step 3.")],
+    data: Annotated[str, typer.Argument(help="scenes or camvid.")],
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
+    heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
+) -> None:
+    """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
+    from cause_lite import studies
+
+    kinds = {"ablations": studies.ablation_runs, "labels": studies.label_runs}
+    if name not in kinds:
+        raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
+    for key, record in studies.run_study(name, data, kinds[name](data, seeds, tuple(heads.split(",")))):
+        console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+    base = studies.BASE if name == "ablations" else "clean"
+    console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())
+
+
+@app.command()
 def bench(
     lines: Annotated[
         list[str] | None, typer.Argument(help="Names of lines, such as modularity; all when left out.")

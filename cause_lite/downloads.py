@@ -18,7 +18,7 @@ import requests
 from cause_lite.files import UserError, data_dir, locked, read_json, write_json
 from cause_lite.progress import bar
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes; at most this much is lost when a connection breaks
 TIMEOUT = 60  # seconds without a byte
 HASHES = {32: "md5", 40: "sha1", 64: "sha256"}
 

@@ -24,21 +24,22 @@ RESIZE = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BI
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image: `ratio` of its sides, at a corner (0 to 3, row by row) or the centre (4), mirrored or not."""
+    """A part of an image, or of its mirror image: `ratio` of its sides, at a corner (0 to 3, row by row) or the
+    centre (4).
+    """
 
     ratio: float
     place: int
     mirrored: bool
 
     def cut(self, image: Image.Image) -> Image.Image:
+        image = tv.horizontal_flip(image) if self.mirrored else image
         width, height = (int(side * self.ratio) for side in image.size)
         if self.place == 4:
-            part = tv.center_crop(image, [height, width])
-        else:
-            top = (self.place // 2) * (image.height - height)
-            left = (self.place % 2) * (image.width - width)
-            part = image.crop((left, top, left + width, top + height))
-        return tv.horizontal_flip(part) if self.mirrored else part
+            return tv.center_crop(image, [height, width])
+        top = (self.place // 2) * (image.height - height)
+        left = (self.place % 2) * (image.width - width)
+        return image.crop((left, top, left + width, top + height))
 
 
 def crops_of(kind: str) -> tuple[Crop | None, ...]:

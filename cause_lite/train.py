@@ -125,20 +125,24 @@ def head_outputs(head: nn.Module, features: PatchStore, folder: Path) -> PatchSt
     return PatchStore(Path(folder) / "outputs", shape, torch.float32, compute, "Head outputs")
 
 
+def start_probe(segments: PatchStore, num_classes: int, config: FitConfig, generator: torch.Generator) -> ClusterProbe:
+    """A cluster probe before training: spherical k-means centres ("kmeans"), or noise as released ("uniform")."""
+    probe = ClusterProbe(num_classes, segments.shape[2])
+    if config.probe_init == "kmeans":
+        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+        probe.centres.data = patch_kmeans(segments, num_classes, seed)
+    return probe
+
+
 def fit_cluster_probe(
     segments: PatchStore, num_classes: int, config: FitConfig, generator: torch.Generator,
     device: torch.device | str = "cpu", journal: Journal = NO_JOURNAL,
 ) -> tuple[ClusterProbe, list[float]]:  # fmt: skip
     """Step 3: class-sized clusters in the head's space (N, P, R), with no label.
 
-    Starts from spherical k-means centres (`probe_init` = "kmeans") or, as the release does, from
-    uniform noise ("uniform"), and maximises modularity within images or cosine over all patches.
+    Maximises modularity within images, or the mean cosine over all patches.
     """
-    probe = ClusterProbe(num_classes, segments.shape[2])
-    if config.probe_init == "kmeans":
-        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        probe.centres.data = patch_kmeans(segments, num_classes, seed)
-    probe = probe.to(device)
+    probe = start_probe(segments, num_classes, config, generator).to(device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.probe_rate)
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
@@ -235,11 +239,13 @@ def fit_probes(
 ) -> tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]:
     """Step 3 on a finished head. Seeded anew, so that the probes do not depend on how much chance the head used."""
     generator, classes, device = seed_all(config.seed), len(train.classes), next(head.parameters()).device
-    if config.label_flow == "as_released":
-        return as_released.fit_probes(head, features, train, config, generator, journal)
     linear, linear_losses = LinearProbe(classes, config.reduced_dim).to(device), []
     with tempfile.TemporaryDirectory() as folder:
         segments = head_outputs(head, features, Path(folder))
+        if config.label_flow == "as_released":
+            clusters = start_probe(segments, classes, config, generator).to(device)
+            losses = as_released.fit_probes(head, clusters, linear, features, train, config, generator, journal)
+            return clusters, linear, {"as_released": losses}
         clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator, device, journal)
         if train.labels is not None:
             linear, linear_losses = fit_linear_probe(

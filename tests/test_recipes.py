@@ -1,0 +1,100 @@
+"""Recipes: thirty rows with their published values, inheritance, and errors that name file and field."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from cause_lite import recipes
+from cause_lite.config import FitConfig
+from cause_lite.files import UserError
+
+
+def test_every_published_row_is_there():
+    rows = recipes.rows()
+    assert len(rows) == 30 == len({row.key for row in rows})
+    assert {t: sum(r.table == t for r in rows) for t in recipes.TABLES} == {
+        "cocostuff27": 10, "cityscapes": 8, "pascalvoc": 8, "coco81": 2, "coco171": 2,
+    }  # fmt: skip
+    assert {r.name.rsplit("-", 1)[0] for r in rows} == {p.stem for p in (recipes.FOLDER / "backbones").glob("*.yaml")}
+    for row in rows:
+        assert row.name.endswith(f"-{row.config.head}") and row.config.data == row.table
+        assert 0 < row.published["miou"] < 100 and row.published["source"]
+
+
+def test_rows_inherit_and_differ_as_the_release_does():
+    mlp, tr = (recipes.row(f"cocostuff27/dino-b8-{head}").config for head in ("mlp", "tr"))
+    assert (mlp.size, mlp.scored_size, mlp.clip, mlp.probe_epochs) == (224, 320, 0.1, 1)
+    assert (tr.size, tr.scored_size, tr.clip, tr.probe_epochs) == (320, 320, 2.0, 5)
+    assert recipes.row("cityscapes/dino-s8-tr").config.weight_decay == 0
+    assert recipes.row("pascalvoc/dino-s8-tr").config.fit == "squash"
+    assert recipes.row("coco171/dino-s8-tr").config.positive_threshold == 0.55
+    assert recipes.row("cocostuff27/dinov2-b14-tr").config.size == 322
+    default = FitConfig()
+    for field in ("num_concepts", "temperature", "bank_capacity", "ema_decay", "reduced_dim", "projection_dim"):
+        assert getattr(tr, field) == getattr(default, field)
+
+
+def written(folder, text: str):
+    path = folder / "rows" / "cocostuff27" / "new-tr.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+GOOD = "data: cocostuff27\nbackbone: dino-s8\nhead: tr\npublished: {miou: 1, pacc: null, source: x}\n"
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        (GOOD + "setings: {size: 3}\n", "unknown key 'setings'; did you mean 'settings'"),
+        (GOOD + "settings: {siez: 3}\n", "unknown key 'siez'; did you mean 'size'"),
+        (GOOD + "settings: {size: large}\n", "size: 'large' is no int"),
+        (GOOD + "settings: {size: -1}\n", "size: -1 is negative"),
+        (GOOD + "settings: {precision: fp8}\n", "precision: 'fp8' is none of fp32"),
+        (GOOD + "settings: {clip: .nan}\n", "clip: nan is not finite"),
+        (GOOD + "settings: {compiled: 1}\n", "compiled: 1 is no bool"),
+        (GOOD + "settings: [size]\n", "`settings`"),
+        (GOOD.replace("dino-s8", "dino-s9"), "`backbone` is 'dino-s9'; choose from dino-b8"),
+        (GOOD.replace("data: cocostuff27", "data: ../evil"), r"`data` is '\.\./evil'"),
+        (GOOD.replace("head: tr", "head: cnn"), "no head named 'cnn'"),
+        (GOOD.replace("head: tr\n", ""), "lacks `head`"),
+        (GOOD.replace("miou: 1", "mIoU: 1"), "`published` holds miou"),
+        ("- a\n- b\n", "holds a list"),
+        ("a: [", "no readable YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "no readable YAML"),
+        ("", "holds a NoneType"),
+    ],
+)
+def test_a_mistake_names_file_and_field(tmp_path, text, named):
+    with pytest.raises(UserError, match=named) as error:
+        recipes.read_row(written(tmp_path, text))
+    assert "new-tr.yaml" in str(error.value)
+
+
+def test_a_good_row_is_read(tmp_path):
+    row = recipes.read_row(written(tmp_path, GOOD + "settings: {num_concepts: 7}\n"))
+    assert row.config.num_concepts == 7 and row.published["pacc"] is None
+
+
+def test_an_unknown_row_gets_its_neighbours():
+    with pytest.raises(UserError, match="did you mean cocostuff27/dino-s8-tr"):
+        recipes.row("cocostuff27/dino-s8-trr")
+
+
+@pytest.mark.parametrize("data", ["scenes", "camvid"])
+@pytest.mark.parametrize("head", recipes.HEADS)
+def test_ablations_change_something(data, head):
+    base = recipes.recipe(data, head)
+    found = recipes.ablations(data, head)
+    assert len(found) >= 10
+    for name, (title, config) in found.items():
+        assert config != base and title, name
+        assert (config.data, config.head) == (data, head)
+
+
+def test_settings_are_checked_on_their_own():
+    with pytest.raises(UserError, match="batch_size: must be above 0"):
+        dataclasses.replace(FitConfig(), batch_size=0)
