@@ -16,16 +16,10 @@ from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import Segmenter, build_head
 
 SHAPE_FIELDS = {
-    "head",
-    "dim",
-    "reduced_dim",
-    "num_patches",
-    "num_concepts",
-    "num_classes",
-    "size",
-    "classes",
-    "backbone",
-}
+    "head": str, "dim": int, "reduced_dim": int, "num_patches": int, "num_concepts": int, "num_classes": int,
+    "size": int, "classes": list, "backbone": str | None,
+}  # fmt: skip
+LARGEST = 100_000  # of any size in segmenter.json; what is beyond asks for memory that no segmenter needs
 
 
 def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
@@ -36,14 +30,24 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
     weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
     (Path(folder) / "segmenter.json").unlink(missing_ok=True)
     write_whole(Path(folder) / "segmenter.safetensors", lambda part: save_file(weights, part))
-    write_json(Path(folder) / "segmenter.json", segmenter.shape() | {"backbone": backbone, "notes": notes or {}})
+    write_shape(Path(folder), segmenter.shape() | {"backbone": backbone, "notes": notes or {}})
+
+
+def write_shape(folder: Path, shape: dict) -> None:
+    """The file that says what a segmenter is; a folder that has it is whole."""
+    write_json(folder / "segmenter.json", shape)
 
 
 def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
-    """A segmenter that ships (`scenes`) or a folder that `save` wrote, ready to `.segment(image)`.
+    """A segmenter that ships (`scenes`), a folder that `save` or `cause-lite export` wrote, or one on the Hugging Face
+    Hub (`hf:OWNER/NAME`), ready to `.segment(image)`.
 
     Raises UserError when nothing is found there, or what is found is damaged.
     """
+    if str(name).startswith("hf:"):
+        from cause_lite import hub
+
+        return load(hub.fetched(str(name).removeprefix("hf:")), with_backbone)
     folder = next(
         (f for f in (project_dir() / "data" / "segmenters" / str(name), Path(name)) if (f / "segmenter.json").exists()),
         None,
@@ -53,17 +57,33 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
             f"{name}: no segmenter of that name ships and no folder there holds segmenter.json; run `cause-lite fit`"
         )
     shape = read_json(folder / "segmenter.json")
-    if missing := SHAPE_FIELDS - shape.keys():
-        raise UserError(f"{folder / 'segmenter.json'}: lacks {', '.join(sorted(missing))}")
-    segmenter = empty_segmenter(**{k: shape[k] for k in SHAPE_FIELDS - {"backbone"}})
+    check_shape(shape, folder / "segmenter.json")
+    segmenter = empty_segmenter(**{k: shape[k] for k in SHAPE_FIELDS.keys() - {"backbone"}})
     path = folder / "segmenter.safetensors"
     try:
         segmenter.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: is not the file that segmenter.json describes ({error})") from error
     if with_backbone and shape["backbone"]:
-        segmenter.backbone = load_backbone(shape["backbone"])
+        beside = shape["backbone"].startswith("./")
+        segmenter.backbone = load_backbone(str(folder / shape["backbone"]) if beside else shape["backbone"])
     return segmenter.eval()
+
+
+def check_shape(shape: dict, path: Path) -> None:
+    """Raises UserError naming the field of segmenter.json that is absent, of another type, or out of bounds."""
+    for field, kind in SHAPE_FIELDS.items():
+        if field not in shape:
+            raise UserError(f"{path}: lacks `{field}`")
+        value = shape[field]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{path}: `{field}` is {value!r}, a {type(value).__name__}")
+        if isinstance(value, int) and not 1 <= value <= LARGEST:
+            raise UserError(f"{path}: `{field}` is {value}; 1 to {LARGEST} is possible")
+    if shape["head"] not in ("tr", "mlp"):
+        raise UserError(f"{path}: `head` is {shape['head']!r}; tr or mlp is possible")
+    if not all(isinstance(name, str) for name in shape["classes"]):
+        raise UserError(f"{path}: `classes` holds something else than names")
 
 
 def empty_segmenter(

@@ -31,11 +31,23 @@ def _about() -> None:
 
 
 @app.command()
-def data(name: Annotated[str, typer.Argument(help="scenes, scenes-coarse or camvid.")]) -> None:
-    """Make or download a data set and report what it holds, by split and class."""
+def data(
+    name: Annotated[
+        str,
+        typer.Argument(help="scenes, camvid, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, FOLDER."),
+    ],
+) -> None:
+    """Make or download a data set, check it, and report what it holds, by split and class.
+
+    Downloads go to $CAUSE_DATA (or the cache), and go on where they were cut off.
+    """
     from cause_lite import datasets
 
     datasets.prepare(name, console.print)
+    if datasets.is_folder(name):
+        loaded = datasets.load_split(name, "train", 64)
+        console.print(f"{name}: {len(loaded)} images, {'with' if loaded.labels is not None else 'without'} labels")
+        return
     table = Table(title=f"{name}: share of labelled pixels, %")
     counted = datasets.class_shares(name)
     table.add_column("class")
@@ -66,22 +78,59 @@ def pretrain(
 
 @app.command()
 def fit(
-    data: Annotated[str, typer.Option(help="scenes, scenes-coarse or camvid.")] = "scenes",
+    data: Annotated[str, typer.Option(help="A data set (see `cause-lite data`), or a folder of images.")] = "scenes",
     head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
     seed: int = 0,
     backbone: Annotated[
         str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")
     ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(help="Groups to find in a folder of images; 12 when left out.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and list them.")] = False,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile backbone and head (torch.compile).")] = False,
     out: Out = Path("runs/fit"),
     device: Device = "auto",
 ) -> None:
-    """Fit the three steps (clusterbook, head, probes) and write a segmenter."""
+    """Fit the three steps (clusterbook, head, probes) and write a segmenter. Cut off? The same command goes on.
+
+    `torchrun --nproc-per-node=2 -m cause_lite fit ...` shares the batches among processes.
+    """
     from cause_lite.recipes import recipe
     from cause_lite.run import fit_to
 
-    fitted = fit_to(recipe(data, head, seed, backbone), out, device)
+    asked = {"clusters": clusters, "precision": precision, "skip_bad": skip_bad or None, "compiled": compiled or None}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    fitted = fit_to(recipe(data, head, seed, backbone, **changes), out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
     console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
+    licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
+) -> None:
+    """Write a fitted segmenter as a Hugging Face model folder, with its card."""
+    from cause_lite.hub import export as write
+
+    console.print(
+        f"Model folder written to {write(run, out, licence)}; share it with `cause-lite push {out} OWNER/NAME`."
+    )
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `cause-lite export` wrote.")],
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option(help="Visible to its owner alone.")] = False,
+) -> None:
+    """Upload a model folder to the Hugging Face Hub; needs `hf auth login` once."""
+    from cause_lite.hub import push as upload
+
+    console.print(f"Pushed to {upload(folder, name, private)}; load it with cause_lite.load('hf:{name}').")
 
 
 @app.command()

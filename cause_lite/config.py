@@ -39,6 +39,7 @@ class FitConfig:
     fit: str = "centre"  # how an image becomes a square: its centre, or squashed
     resize: str = "nearest"
     clusters: int = 27  # of a folder of one's own, which has no classes
+    skip_bad: bool = False  # leave out images that cannot be read, and say which
     batch_size: int = 16
     num_concepts: int = 2048
     temperature: float = 0.1

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cause_lite import camvid, downloads, scenes
 from cause_lite.files import UserError, cache_dir, data_dir, write_whole
-from cause_lite.images import Lazy, crops_of, read_ids, read_rgb
+from cause_lite.images import Lazy, crops_of, read_ids, read_rgb, readable
 from cause_lite.official import OFFICIAL
 from cause_lite.probe import IGNORED
 from cause_lite.progress import track
@@ -77,6 +77,20 @@ def load_split(
         return fine
     to_coarse = np.array(scenes.FINE_TO_COARSE, dtype=np.int16)
     return Split(name, split, scenes.COARSE_CLASSES, fine.images, to_coarse[fine.labels])
+
+
+def without_bad(split: Split) -> tuple[Split, list[str]]:
+    """The split without the images that cannot be read, and what is wrong with each of those.
+
+    Raises UserError when none is left.
+    """
+    if not isinstance(split.images, Lazy):
+        return split, []
+    kept, wrong = readable(split.images, split.labels)
+    if not kept.any():
+        raise UserError(f"{split.name}: none of {len(kept)} images can be read; the first: {wrong[0]}")
+    labels = split.labels.only(kept) if split.labels is not None else None
+    return replace(split, images=split.images.only(kept), labels=labels), wrong
 
 
 def known(name: str) -> None:

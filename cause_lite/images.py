@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from cause_lite.files import UserError
+from cause_lite.progress import track
 
 MOST_PIXELS = 100_000_000
 CROP_SIZES = {"none": (), "five": (0.5,), "double": (0.5, 0.8), "super": (0.3, 0.4, 0.5, 0.6, 0.7)}
@@ -103,6 +104,10 @@ class Lazy:
         known = (ids >= 0) & (ids < len(self.classes))
         return np.where(known, self.classes[np.where(known, ids, 0)], -1).astype(np.int16)
 
+    def only(self, kept: np.ndarray) -> Lazy:
+        """The rows of those files that `kept` (one bool a file) marks."""
+        return replace(self, files=tuple(f for f, k in zip(self.files, kept, strict=True) if k))
+
     def flipped(self) -> Lazy:
         """The mirror images."""
         return replace(self, mirrored=not self.mirrored)
@@ -115,6 +120,23 @@ class Lazy:
             held = file.stat()
             digest.update(f"{file}\0{held.st_size}\0{held.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def readable(images: Lazy, labels: Lazy | None) -> tuple[np.ndarray, list[str]]:
+    """Which files can be read, with their labels and at equal sizes, and what is wrong with each that can not."""
+
+    def wrong(number: int) -> str | None:
+        try:
+            seen = images.read(images.files[number])
+            if labels is not None and labels.read(labels.files[number]).size != seen.size:
+                return f"{labels.files[number]}: its size is not that of {images.files[number]}"
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as readers:
+        found = list(track(readers.map(wrong, range(len(images.files))), "Checking images", total=len(images.files)))
+    return np.array([reason is None for reason in found], dtype=bool), [reason for reason in found if reason]
 
 
 def flipped(images: np.ndarray | Lazy) -> np.ndarray | Lazy:

@@ -178,6 +178,24 @@ def ratio_bars(rows: list[dict]) -> Figure:
     return figure
 
 
+def differences(studies: dict[str, pd.DataFrame]) -> Figure:
+    """A panel a data set: each run's mean difference from its base with its interval, points of mIoU."""
+    names = list(dict.fromkeys(title for study in studies.values() for title in study["title"]))
+    figure, axes = plt.subplots(1, len(studies), figsize=(9, 0.3 * len(names) + 1), sharey=True, squeeze=False)
+    marks = dict(zip(sorted({m for s in studies.values() for m in s["method"]}), ("o", "s", "^", "D"), strict=False))
+    for axis, (data, study) in zip(axes[0], studies.items(), strict=True):
+        for row in study.itertuples():
+            place, colour = names.index(row.title), "#3b7dd8" if row.low <= 0 <= row.high else "#d2691e"
+            axis.plot([row.low, row.high], [place] * 2, color=colour, linewidth=1.5)
+            axis.plot(row.difference, place, marker=marks[row.method], color=colour)
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.set(title=data, xlabel="difference in mIoU", yticks=range(len(names)), yticklabels=names)
+        style(axis)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    return figure
+
+
 def growth(rows: list[dict]) -> Figure:
     """Seconds and megabytes against the number of concepts, a line for each number of patches."""
     frame = pd.DataFrame(rows)

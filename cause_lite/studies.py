@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
+import yaml
 
 from cause_lite import checkpoints
 from cause_lite.as_released import WARNING
@@ -24,7 +25,7 @@ from cause_lite.datasets import Split
 from cause_lite.experiments import as_record
 from cause_lite.files import locked, project_dir, read_json, write_json
 from cause_lite.patches import cached_features
-from cause_lite.recipes import HEADS, ablations, recipe
+from cause_lite.recipes import FOLDER, HEADS, ablations, recipe
 from cause_lite.run import fitted_run, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import fit_probes
@@ -170,3 +171,29 @@ def paired(records: dict[str, dict], base: str, score: str = "miou", seed: int =
         rows.append((method, name, title, values.mean(), values.std(), difference.mean(), low, high, len(difference)))
     columns = ["method", "name", "title", "mean", "std", "difference", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def decisions() -> list[dict]:
+    """Where paper and release differ, what follows, and the ablations that measure it (recipes/decisions.yaml)."""
+    return yaml.safe_load((FOLDER / "decisions.yaml").read_text(encoding="utf-8"))
+
+
+def effect(study: pd.DataFrame, name: str) -> str:
+    """`mean difference (95% interval)` in points of mIoU of one ablation, each head that was run; a dash: none was."""
+    found = study[study["name"] == name]
+    told = [f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})" for row in found.itertuples()]
+    return "; ".join(told) or "-"
+
+
+def decisions_table(data: tuple[str, ...] = ("scenes", "camvid")) -> pd.DataFrame:
+    """What differs, what each side does, and the measured effect on each data set, in points of mIoU."""
+    ablated = {name: read_study("ablations", name) for name in data}
+    studied = {name: paired(records, BASE) if records else None for name, records in ablated.items()}
+    lines = []
+    for entry in decisions():
+        line = {key: str(entry[key]) for key in ("what", "paper", "release", "ours")}
+        for name, study in studied.items():
+            parts = [f"{a}: {effect(study, a)}" for a in entry.get("ablations", ()) if study is not None]
+            line[f"effect, {name}"] = "see An audit" if "study" in entry else "\n".join(parts) or "not measured"
+        lines.append(line)
+    return pd.DataFrame(lines)

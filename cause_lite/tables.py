@@ -1,0 +1,99 @@
+"""The published tables as the book shows them: what is published, and what was run here, from recipes and records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from cause_lite import reproduce
+from cause_lite.recipes import Row, rows
+
+RUNS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
+FLAGS = {"released": " --released", "clean": "", "as_released": " --as-released"}
+
+
+def told(records: list[dict], score: str) -> str:
+    """`mean ± spread` over seeds; a dash where nothing was run."""
+    values = [record[score] for record in records]
+    if not values:
+        return "-"
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def published_table(table: str) -> pd.DataFrame:
+    """A row a recipe: published mIoU and pAcc in percent, and each kind of run's scores, or that there is none."""
+    lines = []
+    for row in rows(table):
+        records = list(reproduce.read_records(row))
+        line = {"row": row.name, "published mIoU": row.published["miou"], "pAcc": row.published["pacc"]}
+        for kind, title in RUNS.items():
+            mine = [record for record in records if record["kind"] == kind]
+            line[title] = " / ".join(told(mine, score) for score in ("miou", "pacc")) if mine else "not run"
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("row")
+
+
+def styled(frame: pd.DataFrame) -> Styler:
+    return frame.style.format(precision=1, na_rep="-")
+
+
+def runs_table(table: str) -> pd.DataFrame:
+    """Every run that was made of a table's rows: seed, date, device and the record to look it up in."""
+    lines = [
+        {
+            "row": row.name, "run": RUNS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
+            "device": record["device"], "record": f"data/records/rows/{row.key}/{record['kind']}-{record['seed']}.json",
+        }
+        for row in rows(table)
+        for record in reproduce.read_records(row)
+    ]  # fmt: skip
+    return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
+
+
+def missing_table(table: str) -> pd.DataFrame:
+    """What would fill the empty cells: the command, and what it is expected to take on one GPU."""
+    lines = []
+    for row in rows(table):
+        have, cost = {record["kind"] for record in reproduce.read_records(row)}, reproduce.expected_cost(row)
+        for kind in RUNS.keys() - have - {"released"}:
+            lines.append(
+                {
+                    "command": f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf",
+                    "hours a seed": cost.hours, "GPU memory, GB": cost.memory_bytes / 1e9,
+                    "features, GB": cost.feature_bytes / 1e9,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines).sort_values("command", ignore_index=True)
+
+
+def rehearsed_table(table: str) -> pd.DataFrame:
+    """Which rows went through the dress rehearsal of this build. Its scores are left out: they mean nothing."""
+    lines = []
+    for row in rows(table):
+        done = list(reproduce.read_records(row, rehearsed=True))
+        lines.append({"row": row.name, "rehearsed": done[0]["date"][:10] if done else "not in this build"})
+    return pd.DataFrame(lines).set_index("row")
+
+
+def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) -> None:
+    """With CAUSE_PROFILE=gpu, run what the table lacks and can be run here; else say that records are shown."""
+    if os.environ.get("CAUSE_PROFILE") != "gpu":
+        say("Shown from records. `CAUSE_PROFILE=gpu make book` runs what is missing, where there are data and a GPU.")
+        return
+    for row in rows(table):
+        _run_row(row, seeds, say)
+
+
+def _run_row(row: Row, seeds: int, say: Callable[[str], None]) -> None:
+    have = {(record["kind"], record["seed"]) for record in reproduce.read_records(row)}
+    for kind in RUNS:
+        if lacks := reproduce.lacking(row, kind):
+            say(f"{row.key}, {kind}: not run; lacking: {'; '.join(lacks)}")
+            continue
+        for seed in range(1 if kind == "released" else seeds):
+            if (kind, seed) not in have:
+                reproduce.write_record(reproduce.reproduce_row(row, seed, kind, "auto", say))

@@ -1,0 +1,125 @@
+"""Published rows end to end on the rehearsal's stage: fits, released checkpoints, what is lacking, records."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from cause_lite import checkpoints, rehearsal, reproduce
+from cause_lite.backbone import load_backbone
+from cause_lite.files import UserError, write_json
+from cause_lite.head import MLPHead
+from cause_lite.recipes import row, rows
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    rehearsal.write_stage(tmp_path / "data", {"vit_small_patch8_224.dino", "msn_vit_small_16"})
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def reproduced(key: str, kind: str = "clean", **options) -> dict:
+    patch = load_backbone(row(key).config.backbone).patch
+    adapt = partial(rehearsal.rehearsed, patch=patch)
+    return reproduce.reproduce_row(row(key), 0, kind, "cpu", print, adapt=adapt, as_rehearsal=True, **options)
+
+
+def test_a_row_is_scored_with_and_without_crf(stage):
+    record = reproduced("cocostuff27/msn-s16-tr")
+    assert record["rehearsal"] and record["crf"] and record["published"]["miou"] == 34.1
+    assert np.array(record["confusion"]).shape == (27, 27)
+    for name in ("without_crf", "linear", "linear_matched"):
+        assert 0 <= record[name]["miou"] <= 100
+    assert record["linear_matched"]["pacc"] >= record["linear"]["pacc"]
+
+
+@pytest.mark.filterwarnings("ignore:label_flow")
+def test_as_released_is_stamped(stage):
+    record = reproduced("cityscapes/dino-s8-mlp", "as_released", crf=False)
+    assert record["kind"] == "as_released"
+    assert record["config"]["label_flow"] == record["config"]["ddp"] == "as_released"
+
+
+def write_released(folder, classes: int, dim: int) -> MLPHead:
+    """Files as the release's training writes them, for an MLP head."""
+    torch.manual_seed(0)
+    head, linear = MLPHead(dim, 90), torch.nn.Linear(90, classes)
+    names = {"linear": "f1", "nonlinear.0": "f2.0", "nonlinear.2": "f2.2"}
+    content = {}
+    for part in ("head", "head_ema"):
+        for ours, theirs in names.items():
+            layer = head.reduce.get_submodule(ours)
+            content[f"{part}.{theirs}.weight"] = layer.weight.detach()[..., None, None]
+            content[f"{part}.{theirs}.bias"] = layer.bias.detach()
+    content |= {"linear.f.weight": linear.weight.detach()[..., None, None], "linear.f.bias": linear.bias.detach()}
+    folder.mkdir(parents=True)
+    torch.save(content, folder / "segment_mlp.pth")
+    torch.save({"cluster_probe": torch.randn(classes, 90)}, folder / "cluster_mlp.pth")
+    np.save(folder / "modular.npy", torch.randn(32, dim).numpy())
+    return head
+
+
+def test_a_released_checkpoint_is_scored(stage):
+    key = "cocostuff27/dino-s8-mlp"
+    with pytest.raises(UserError, match=r"segment_mlp\.pth.*README of ByungKwanLee"):
+        reproduced(key, "released")
+    head = write_released(stage / "data" / "released" / key, 27, rehearsal.WIDTH)
+    record = reproduced(key, "released", crf=False)
+    assert record["kind"] == "released"
+    loaded = checkpoints.load_released(**reproduce.released_files(row(key)))
+    assert torch.equal(loaded.head.reduce.linear.weight, head.reduce.linear.weight)
+
+
+def test_everything_lacking_is_said_before_the_start(stage, monkeypatch):
+    monkeypatch.setenv("CAUSE_DATA", str(stage / "nowhere"))
+    with pytest.raises(UserError, match=r"cannot start; lacking: Cityscapes needs an account.*; the authors'"):
+        reproduce.reproduce_row(row("cityscapes/dino-s8-tr"), 0, "released", "cpu", print)
+    assert not (stage / "cache" / "rows").exists()
+
+
+def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "project_dir", lambda: tmp_path)
+    record = {"rehearsal": True, "row": "coco81/dino-s8-tr", "kind": "clean", "seed": 0, "miou": 99.0}
+    reproduce.write_record(record)
+    assert list(reproduce.read_records(row(record["row"]))) == []
+    assert list(reproduce.read_records(row(record["row"]), rehearsed=True)) == [record]
+    write_json(reproduce.records_dir() / record["row"] / "clean-0.json", record)
+    with pytest.raises(UserError, match="or is one of a rehearsal"):
+        list(reproduce.read_records(row(record["row"])))
+
+
+def test_expected_costs_grow_as_they_should():
+    costs = {r.key: reproduce.expected_cost(r) for r in rows()}
+    small, large = costs["cocostuff27/dino-s8-tr"], costs["cocostuff27/dino-b8-tr"]
+    assert small.crops == 5 * 49_629 and small.patches == 1600
+    assert large.hours > small.hours > costs["cocostuff27/dino-s8-mlp"].hours
+    assert costs["cocostuff27/dinov2-b14-tr"].patches == 23**2
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"])
+def test_newer_backbones_cost_no_code(stage, name):
+    """Patch size, prefix tokens and normalisation are read off the model."""
+    rehearsal.write_weights(name, stage / "data" / "weights")
+    backbone = load_backbone(name)
+    side = 4 * backbone.patch
+    assert backbone.vit.num_prefix_tokens == 5
+    assert backbone.features(np.zeros((2, side, side, 3), np.uint8)).shape == (2, 16, rehearsal.WIDTH)
+
+
+@pytest.mark.parametrize("content", [b"torn", None])
+def test_a_weights_file_of_no_use_is_named(stage, content):
+    path = stage / "data" / "weights" / "ibot_vit_base_16.pth"
+    if content is None:
+        torch.save({"state_dict": {"cls_token": torch.zeros(1, 1, 8)}}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"ibot_vit_base_16\.pth"):
+        load_backbone("ibot_vit_base_16")
+    (stage / "data" / "weights" / "vit_base_patch16_224.mae.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="mae"):
+        load_backbone("vit_base_patch16_224.mae")
