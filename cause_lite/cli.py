@@ -210,6 +210,43 @@ def _reproduce_here(data: str, seeds: int, crf: bool) -> None:
 
 
 @app.command()
+def audit(
+    data: Annotated[str, typer.Option(help="A labelled data set.")] = "scenes",
+    head: Annotated[str, typer.Option(help="tr or mlp.")] = "mlp",
+    label_flow: Annotated[str, typer.Option(help="clean, or as_released: the release's third step.")] = "clean",
+    images: Annotated[int, typer.Option(help="Training images to take.", min=2)] = 64,
+    seed: int = 0,
+) -> None:
+    """Train twice, with true and with permuted labels, and say what differs and what the labels reach.
+
+    Ends with status 1 when labels have a way to a prediction.
+    """
+    import dataclasses
+
+    from cause_lite.audit import audit as audit_of
+    from cause_lite.backbone import load_backbone
+    from cause_lite.recipes import recipe
+    from cause_lite.run import load_training
+
+    config = recipe(data, head, seed, label_flow=label_flow)
+    train = load_training(config)
+    labels = train.labels[:images] if train.labels is not None else None
+    some = dataclasses.replace(train, images=train.images[:images], labels=labels)
+    found = audit_of(config, some, load_backbone(config.backbone))
+    table = Table(
+        "question", "answer", title=f"{data}, {head}, label flow {label_flow}, {len(some)} images, seed {seed}"
+    )
+    table.add_row("parameters that the labelled loss reaches", ", ".join(found.reached))
+    table.add_row("tensors that differ between true and permuted labels", ", ".join(found.changed) or "none")
+    table.add_row("predicted pixels that differ", f"{100 * found.pixels:.2f} %")
+    table.add_row("checkpoints without the diagnostic are the same bytes", "yes" if found.same_file else "no")
+    console.print(table)
+    if not found.clean:
+        raise UserError(f"audit: labels reach what predicts ({len(found.reached)} parameters)")
+    console.print("Clean: labels reach the linear probe, a diagnostic, and nothing that predicts.")
+
+
+@app.command()
 def study(
     name: Annotated[str, typer.Argument(help="ablations, or labels: what the labels touch in step 3.")],
     data: Annotated[str, typer.Argument(help="scenes or camvid.")],

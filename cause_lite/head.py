@@ -6,6 +6,7 @@ the outputs of those alone, while all patches are still attended to.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -89,6 +90,11 @@ class TRHead(nn.Module):
     def positions(self, patches: int) -> Float[Tensor, "p d"]:
         if patches == len(self.query_position):
             return self.query_position
+        warnings.warn(
+            f"this TR head was trained on {len(self.query_position)} patches and runs on {patches}: "
+            "its positions are resized, which costs accuracy",
+            stacklevel=2,
+        )
         trained, wanted = round(len(self.query_position) ** 0.5), round(patches**0.5)
         grid = self.query_position.T.unflatten(1, (trained, trained))[None]
         resized = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bilinear", align_corners=False)
