@@ -252,6 +252,7 @@ def study(
     data: Annotated[str, typer.Argument(help="scenes or camvid.")],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
     heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
+    only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
     from cause_lite import studies
@@ -259,7 +260,8 @@ def study(
     kinds = {"ablations": studies.ablation_runs, "labels": studies.label_runs}
     if name not in kinds:
         raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
-    for key, record in studies.run_study(name, data, kinds[name](data, seeds, tuple(heads.split(",")))):
+    runs = kinds[name](data, seeds, tuple(heads.split(",")))
+    for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
         console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
     base = studies.BASE if name == "ablations" else "clean"
     console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())
