@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import sympy
+from sympy.stats import Expectation
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ def naive_effect(data: pd.DataFrame) -> float:
 def frontdoor_effect(data: pd.DataFrame) -> float:
     """The slope of M on T times the slope of Y on M given T. U is not looked at."""
     return float(slopes(data, "M", ["T"])[0] * slopes(data, "Y", ["M", "T"])[0])
+
+
+def frontdoor_estimand(form: str = "general") -> sympy.Expr:
+    """The front door's estimand of a mean effect as a formula: E[dY/dM dM/dT]; "linear": a b, the product of slopes."""
+    if form == "linear":
+        return sympy.Symbol("a") * sympy.Symbol("b")
+    t, m, y = sympy.symbols("T M Y")
+    return Expectation(sympy.Derivative(y, m) * sympy.Derivative(m, t))
 
 
 def frontdoor_discrete(data: pd.DataFrame) -> pd.DataFrame:

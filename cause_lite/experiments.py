@@ -45,7 +45,9 @@ def as_record(
     }  # fmt: skip
 
 
-def baseline_records(config: FitConfig, train: Split, test: Split) -> Iterator[dict]:
+def baseline_records(
+    config: FitConfig, train: Split, test: Split, wanted: tuple[str, ...] = (COLOUR_KMEANS, FEATURE_KMEANS, SUPERVISED)
+) -> Iterator[dict]:
     """k-means on colour and height, k-means on features, and the supervised linear probe, for one seed."""
     backbone, classes = load_backbone(config.backbone), len(test.classes)
     features = cached_features(backbone, train.images, "Training features")
@@ -58,9 +60,9 @@ def baseline_records(config: FitConfig, train: Split, test: Split) -> Iterator[d
         FEATURE_KMEANS: lambda: baselines.score_feature_kmeans(features, seen, test.labels, classes, config.seed),
         SUPERVISED: lambda: baselines.score_supervised(features, train.labels, seen, test.labels, classes, config),
     }
-    for method, score in methods.items():
+    for method in wanted:
         start = time.perf_counter()
-        metrics = score()
+        metrics = methods[method]()
         yield as_record(method, config, metrics, time.perf_counter() - start, method == SUPERVISED)
 
 
@@ -102,6 +104,19 @@ def table_records(data: str, seeds: int, crf: bool = False) -> Iterator[dict]:
         yield from baseline_records(config, train, test)
         for head in HEADS:
             yield from cause_records(recipe(data, head, seed), train, crf and seed == 0)
+
+
+def held_out_records(data: str, seeds: int, split: str) -> Iterator[dict]:
+    """k-means on features and both heads on a split that no setting was chosen on, for seeds 0..seeds-1."""
+    for seed in range(seeds):
+        config = recipe(data, HEADS[0], seed)
+        train, test = load_training(config), load_evaluation(config, split)
+        for record in baseline_records(config, train, test, (FEATURE_KMEANS,)):
+            yield record | {"split": split}
+        for head in HEADS:
+            config, start = recipe(data, head, seed), time.perf_counter()
+            scores = score_segmenter(checkpoints.load(fitted_run(config)), config, split=split)
+            yield as_record(CAUSE[head], config, scores["cluster"], time.perf_counter() - start) | {"split": split}
 
 
 def summary(records: list[dict]) -> pd.DataFrame:

@@ -10,7 +10,10 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from scipy.optimize import linear_sum_assignment
+
+from cause_lite.causal import LinearModel, bootstrap_interval, frontdoor_effect, naive_effect
 
 INK = "#8a8a8a"  # legible on white and on the dark theme's background
 
@@ -164,6 +167,51 @@ def class_heatmap(records: list[dict], classes: Sequence[str]) -> Figure:
     return figure
 
 
+def confusion(record: dict, classes: Sequence[str]) -> Figure:
+    """A record's confusion of classes and what the matching named them, in percent of each true class."""
+    counts = np.array(record["confusion"], dtype=float)  # clusters x classes
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    named = np.zeros((len(classes), len(classes)))
+    named[columns] = counts[rows]
+    shares = 100 * (named / named.sum(0).clip(min=1)).T
+    figure, axis = plt.subplots(figsize=(7.5, 6.5))
+    sns.heatmap(
+        shares, annot=True, fmt=".0f", cmap="viridis", vmin=0, vmax=100, cbar=False, ax=axis, annot_kws={"size": 7},
+        xticklabels=classes, yticklabels=classes,
+    )  # fmt: skip
+    axis.set(xlabel="named", ylabel="true")
+    axis.tick_params(axis="x", rotation=60)
+    style(axis)
+    return figure
+
+
+def effects(model: LinearModel, data: pd.DataFrame, rng: np.random.Generator) -> Figure:
+    """The true effect as a line; the front-door and the naive estimate with their 95% bootstrap intervals."""
+    figure, axis = plt.subplots(figsize=(6, 1.9))
+    for place, estimate in enumerate((frontdoor_effect, naive_effect)):
+        low, high = bootstrap_interval(data, estimate, rng)
+        axis.plot([low, high], [place, place], color="#3b7dd8" if place == 0 else "#d2691e", linewidth=3)
+        axis.plot(estimate(data), place, "os"[place], color="#3b7dd8" if place == 0 else "#d2691e", markersize=8)
+    axis.axvline(model.effect, color=INK, linestyle="--", label="true effect")
+    axis.set(xlim=(0.8, 3.6), ylim=(-0.6, 1.6), yticks=[0, 1], yticklabels=["front door", "naive"])
+    axis.set_xlabel("effect of T on Y")
+    axis.invert_yaxis()
+    legend(style(axis), loc="lower right")
+    return figure
+
+
+def matching_step(counts: np.ndarray, classes: np.ndarray, named: np.ndarray) -> Figure:
+    """A confusion of clusters and classes with the cells framed that are named already, and the share right so far."""
+    figure, axis = plt.subplots(figsize=(4, 3.4))
+    axis.imshow(counts, cmap="Blues")
+    for cluster in named:
+        axis.add_patch(Rectangle((classes[cluster] - 0.5, cluster - 0.5), 1, 1, fill=False, edgecolor="#d2691e", lw=3))
+    right = counts[named, classes[named]].sum() / counts.sum()
+    axis.set(xlabel="class", ylabel="cluster", title=f"{len(named)} named, {right:.0%} right")
+    style(axis)
+    return figure
+
+
 def ratio_bars(rows: list[dict]) -> Figure:
     """How many times longer each baseline takes, with the range over rounds; a logarithmic axis."""
     names = [row["name"] for row in rows]
@@ -178,8 +226,8 @@ def ratio_bars(rows: list[dict]) -> Figure:
     return figure
 
 
-def differences(studies: dict[str, pd.DataFrame]) -> Figure:
-    """A panel a data set: each run's mean difference from its base with its interval, points of mIoU."""
+def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure:
+    """A panel a data set: each run's mean difference from its base with its interval, in points; a mark a head."""
     names = list(dict.fromkeys(title for study in studies.values() for title in study["title"]))
     figure, axes = plt.subplots(1, len(studies), figsize=(9, 0.3 * len(names) + 1), sharey=True, squeeze=False)
     marks = dict(zip(sorted({m for s in studies.values() for m in s["method"]}), ("o", "s", "^", "D"), strict=False))
@@ -189,9 +237,44 @@ def differences(studies: dict[str, pd.DataFrame]) -> Figure:
             axis.plot([row.low, row.high], [place] * 2, color=colour, linewidth=1.5)
             axis.plot(row.difference, place, marker=marks[row.method], color=colour)
         axis.axvline(0, color=INK, linewidth=0.8)
-        axis.set(title=data, xlabel="difference in mIoU", yticks=range(len(names)), yticklabels=names)
+        axis.set(title=data, xlabel=f"difference in {score}", yticks=range(len(names)), yticklabels=names)
         style(axis)
     axes[0][0].invert_yaxis()
+    for method, mark in marks.items() if len(marks) > 1 else ():
+        axes[0][-1].plot([], [], mark, color=INK, label=method)
+    if len(marks) > 1:
+        legend(axes[0][-1], loc="upper left", bbox_to_anchor=(1, 1))
+    figure.tight_layout()
+    return figure
+
+
+def by_epochs(studies: dict[str, dict[str, dict]]) -> Figure:
+    """Scores against the epochs of step 3, clean and as released; the mean over seeds, all seeds as faint lines."""
+    figure, axes = plt.subplots(2, len(studies), figsize=(4.5 * len(studies), 5), sharex=True, squeeze=False)
+    colours = {"clean": "#3b7dd8", "as_released": "#d2691e"}
+    for column, (data, records) in enumerate(studies.items()):
+        swept = [r for r in records.values() if r["name"] in ("clean", "as-released") or r["name"].endswith("-epochs")]
+        frame = pd.DataFrame(
+            [
+                (r["method"], r["label_flow"], r["seed"], r["config"]["probe_epochs"], r["miou"], r["pacc"])
+                for r in swept
+            ],
+            columns=["method", "flow", "seed", "epochs", "mIoU, %", "pixel accuracy, %"],
+        )
+        counts = frame.groupby("method")["epochs"].nunique()
+        for axis, score in zip(axes[:, column], ("mIoU, %", "pixel accuracy, %"), strict=True):
+            for (method, flow), part in frame[frame["method"].isin(counts[counts > 1].index)].groupby(
+                ["method", "flow"]
+            ):
+                mean, line = part.groupby("epochs")[score].mean(), "-" if method.endswith("MLP") else "--"
+                axis.plot(mean.index, mean, line, marker="o", color=colours[flow], label=f"{method}, {flow}")
+                for _, one in part.sort_values("epochs").groupby("seed"):
+                    axis.plot(one["epochs"], one[score], line, color=colours[flow], alpha=0.2, linewidth=0.8)
+            axis.set(ylabel=score if column == 0 else "", title=data if axis is axes[0, column] else "")
+            style(axis)
+        axes[1, column].set_xlabel("epochs of step 3")
+        if axes[0, column].lines:
+            legend(axes[0, column], fontsize=8)
     figure.tight_layout()
     return figure
 

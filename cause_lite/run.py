@@ -104,10 +104,10 @@ def load_training(config: FitConfig) -> Split:
     return train
 
 
-def load_evaluation(config: FitConfig) -> Split:
-    """The split that is scored, uncropped, at the size of evaluation."""
+def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
+    """The split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
     how = ("none", config.fit, config.resize, config.clusters)
-    return load_split(config.data, evaluation_split(config.data), config.scored_size, *how)
+    return load_split(config.data, split or evaluation_split(config.data), config.scored_size, *how)
 
 
 def read_config(folder: Path) -> FitConfig:
@@ -119,9 +119,11 @@ def read_config(folder: Path) -> FitConfig:
         raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
 
-def score_segmenter(segmenter, config: FitConfig, crf: bool = False) -> dict[str, ClusterMetrics]:
-    """A segmenter's metrics on the evaluation split of its data set."""
-    test = load_evaluation(config)
+def score_segmenter(
+    segmenter: Segmenter, config: FitConfig, crf: bool = False, split: str | None = None
+) -> dict[str, ClusterMetrics]:
+    """A segmenter's metrics on the evaluation split of its data set, or on another."""
+    test = load_evaluation(config, split)
     if test.labels is None:
         raise UserError(f"{config.data}: has no labels to score against; look at its contact sheet instead")
     features = cached_features(segmenter.backbone, test.images, f"Features of {test.name}/{test.split}")

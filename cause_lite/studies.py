@@ -155,8 +155,10 @@ def keep(share: float) -> Callable[[np.ndarray, np.random.Generator], np.ndarray
 
 def paired(records: dict[str, dict], base: str, score: str = "miou", seed: int = 0) -> pd.DataFrame:
     """Each run's score minus `base`'s at the same head and seed: mean, and a 95% bootstrap interval over seeds."""
+    columns = ["method", "name", "title", "mean", "std", "difference", "low", "high", "seeds"]
+    if not records:
+        return pd.DataFrame(columns=columns)
     frame = pd.DataFrame(records.values())
-    frame["seed"] = [record["seed"] for record in records.values()]
     table = frame.pivot_table(index=["method", "name"], columns="seed", values=score)
     rows = []
     for (method, name), values in table.iterrows():
@@ -169,7 +171,6 @@ def paired(records: dict[str, dict], base: str, score: str = "miou", seed: int =
             low, high = found.confidence_interval
         title = frame.loc[frame["name"] == name, "title"].iloc[0]
         rows.append((method, name, title, values.mean(), values.std(), difference.mean(), low, high, len(difference)))
-    columns = ["method", "name", "title", "mean", "std", "difference", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 

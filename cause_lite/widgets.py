@@ -1,0 +1,45 @@
+"""Sliders that work on the published page, with no kernel: every state is a picture made when the page was built."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Hashable, Mapping
+
+import ipywidgets
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure as PNG bytes, closed afterwards so that no cell shows it a second time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", transparent=True)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def slider(states: Mapping[Hashable, Figure], label: str, alt: str, start: int = 0) -> None:
+    """Show a slider over pictures, linked in the page itself, so that it needs no kernel; arrow keys move it.
+
+    `alt` describes a state, `{}` standing for its value; `start` is the index shown first. That picture is also
+    put on the page as it is, for print and for readers without scripts.
+    """
+    pictures = [
+        f'<img src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}" '
+        f'alt="{html.escape(alt.format(value), quote=True)}">'
+        for value, figure in states.items()
+    ]
+    knob = ipywidgets.IntSlider(
+        value=start, min=0, max=len(pictures) - 1, readout=False, layout={"width": "60%"}, description_allow_html=False
+    )
+    says = [ipywidgets.Label(f"{label}: {value}") for value in states]
+    frames = [ipywidgets.HTML(picture) for picture in pictures]
+    shown = [ipywidgets.Stack(parts, selected_index=start) for parts in (says, frames)]
+    for stack in shown:
+        ipywidgets.jslink((knob, "value"), (stack, "selected_index"))
+    display(ipywidgets.VBox([ipywidgets.HBox([knob, shown[0]]), shown[1]]))
+    without_scripts = "<noscript><style>figure.still { display: block !important; }</style></noscript>"
+    display(HTML(f'<figure class="still">{pictures[start]}</figure>{without_scripts}'))
