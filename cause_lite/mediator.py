@@ -96,8 +96,9 @@ def modularity_loss(
 ) -> Float[Tensor, ""]:
     """Minus the modularity of the grouping by shared concepts, mean over images; lower is better.
 
-    - sum_ij (W_ij / e) delta_ij. With objective "max", as released, delta_ij = max_k tanh(C_ik C_jk / temperature);
-    tanh rises monotonically, so the maximum over concepts is taken before it. "tanh" is the paper's Algorithm 1,
+    The loss is minus sum_ij (W_ij / e) delta_ij. With objective "max", as released, delta_ij is
+    max_k tanh(C_ik C_jk / temperature); tanh rises monotonically, so the maximum over concepts is taken before it.
+    "tanh" is the paper's Algorithm 1,
     delta = tanh(C C^T / temperature), and "quadratic" its Eq. 3, delta = C C^T (both as quoted in public reviews).
     The graph is a constant: no gradient reaches features. Raises ValueError for another objective.
     """

@@ -21,6 +21,9 @@ from cause_lite.progress import track
 
 VIEWS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 THEMES = ("light", "dark")
+# The theme writes sphinx-thebe's constant twice; nothing on the pages uses it.
+KNOWN = ("Identifier 'THEBE_JS_URL' has already been declared",)
+GENERATED = ("_modules", "genindex", "py-modindex", "search")  # looked at in one view only
 # What a page holds, asked of the browser: images without a text, formulas that were not set, what sticks out.
 PROBE = """() => ({
   images: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80)),
@@ -82,7 +85,8 @@ def check(folder: Path, pictures: Path) -> Found:
         options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         browser = play.chromium.launch(executable_path=chromium(), args=options)
         for name in track(names, "Looking at pages"):
-            for view, theme in [(v, t) for v in VIEWS for t in THEMES]:
+            views = [(v, t) for v in VIEWS for t in THEMES][: 1 if name.startswith(GENERATED) else None]
+            for view, theme in views:
                 seen = _look(browser, address, name, view, theme, pictures, found)
                 if (view, theme) == ("desktop", "light"):
                     found.pages += 1
@@ -107,9 +111,13 @@ def _look(browser: Browser, address: str, name: str, view: str, theme: str, pict
         if message.type == "error":
             found.wrong.append(f"{where}: the console says {message.text[:200]}")
 
+    def failed(text: str) -> None:
+        if text not in KNOWN:
+            found.wrong.append(f"{where}: a script failed: {text[:200]}")
+
     page.on("request", asked)
     page.on("console", said)
-    page.on("pageerror", lambda error: found.wrong.append(f"{where}: a script failed: {str(error)[:200]}"))
+    page.on("pageerror", lambda error: failed(str(error)))
     page.goto(f"{address}/{name}", wait_until="load")
     page.wait_for_function("() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
     page.wait_for_timeout(300)

@@ -1,4 +1,4 @@
-"""What to run: a data set's defaults, a backbone's, and a results row's, from recipes/*.yaml -> a FitConfig."""
+"""What to run: a data set's defaults, a backbone's and a results row's, from the YAML files in recipes/."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import html
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -187,14 +189,34 @@ def effect(study: pd.DataFrame, name: str) -> str:
 
 
 def decisions_table(data: tuple[str, ...] = ("scenes", "camvid")) -> pd.DataFrame:
-    """What differs, what each side does, and the measured effect on each data set, in points of mIoU."""
+    """What differs, what each side does, and the measured effect in points of mIoU; cells are HTML."""
     ablated = {name: read_study("ablations", name) for name in data}
-    studied = {name: paired(records, BASE) if records else None for name, records in ablated.items()}
+    studied = {name: paired(records, BASE) for name, records in ablated.items() if records}
     lines = []
     for entry in decisions():
-        line = {key: str(entry[key]) for key in ("what", "paper", "release", "ours")}
-        for name, study in studied.items():
-            parts = [f"{a}: {effect(study, a)}" for a in entry.get("ablations", ()) if study is not None]
-            line[f"effect, {name}"] = "see An audit" if "study" in entry else "\n".join(parts) or "not measured"
-        lines.append(line)
+        cell = {key: _as_html(str(entry[key])) for key in ("release", "ours", "paper")}
+        parts = [
+            f"{ablation}, {name}: {effect(study, ablation)}"
+            for ablation in entry.get("ablations", ())
+            for name, study in studied.items()
+        ]
+        found = "see <a href='audit.html'>An audit</a>" if "study" in entry else "<br>".join(parts) or "not measured"
+        sides = f"<b>Paper:</b> {cell['paper']}<br><b>Release:</b> {cell['release']}"
+        lines.append({"what": entry["what"], "paper and release": sides, "we": cell["ours"], "effect on mIoU": found})
     return pd.DataFrame(lines)
+
+
+def _as_html(text: str) -> str:
+    return re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
+
+
+def told(records: dict[str, dict], base: str) -> pd.DataFrame:
+    """For each run its scores (mean ± spread), and the paired differences from `base` with intervals."""
+    tables = {score: paired(records, base, score) for score in ("miou", "pacc")}
+    frame = tables["miou"][["method", "title", "seeds"]].rename(columns={"method": "head", "title": "run"})
+    for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
+        rows = tables[score].itertuples()
+        cells = [(r.mean, r.std, r.difference, r.low, r.high) for r in rows]
+        frame[f"{name}, %"] = [f"{m:.1f}" + ("" if np.isnan(s) else f" ± {s:.1f}") for m, s, *_ in cells]
+        frame[f"Δ {name}"] = [f"{d:+.1f} ({low:+.1f} to {high:+.1f})" for _, _, d, low, high in cells]
+    return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
