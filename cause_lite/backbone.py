@@ -198,7 +198,22 @@ def _vit_of(tensors: dict[str, Tensor], path: Path) -> VisionTransformer:
 
 
 def _ours(folder: Path) -> Backbone:
-    card = read_json(folder / "vit.json")
-    vit = build_vit(**card["architecture"])
-    vit.load_state_dict(load_file(folder / "vit.safetensors"))
-    return Backbone(vit, card["name"], IMAGE_MEAN, IMAGE_STD, card["window"])
+    card, path = read_json(folder / "vit.json"), folder / "vit.json"
+    shape, name, window = card.get("architecture"), card.get("name"), card.get("window")
+    if not isinstance(shape, dict) or shape.keys() != {"grid", "patch", "width", "depth", "heads"}:
+        raise UserError(f"{path}: `architecture` does not hold grid, patch, width, depth and heads")
+    if not all(type(size) is int and 1 <= size <= 4096 for size in shape.values()) or shape["width"] % shape["heads"]:
+        raise UserError(f"{path}: `architecture` holds sizes that no backbone has: {shape}")
+    if not isinstance(name, str) or not (window is None or (type(window) is int and window >= shape["patch"])):
+        raise UserError(f"{path}: `name` or `window` is not what a card holds")
+    path = folder / "vit.safetensors"
+    try:
+        weights = load_file(path)
+        if sum(value.numel() for value in weights.values()) < shape["depth"] * shape["width"] ** 2:
+            raise UserError(f"{path}: is smaller than the network that vit.json describes")
+        vit = build_vit(**shape)
+        vit.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: is not the file that vit.json describes ({reason})") from error
+    return Backbone(vit, name, IMAGE_MEAN, IMAGE_STD, window)

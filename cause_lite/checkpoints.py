@@ -145,8 +145,8 @@ def load_released(segment: Path, cluster: Path, modular: Path, student: bool = F
     """
     try:
         codebook = torch.from_numpy(np.load(modular, allow_pickle=False)).float()
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{modular}: is not a NumPy array ({error})") from error
+    except Exception as error:  # on damaged bytes numpy raises nearly any kind
+        raise UserError(f"{modular}: is not a NumPy array of numbers ({type(error).__name__})") from error
     released, clusters = _read_tensors(segment), _read_tensors(cluster)
     if codebook.ndim != 2 or clusters.get("cluster_probe", codebook).ndim != 2 or "cluster_probe" not in clusters:
         raise UserError(f"{cluster}, {modular}: a `cluster_probe` (classes, R) and a codebook (K, D) are expected")

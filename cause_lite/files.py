@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pooch
+import psutil
 
 
 class UserError(Exception):
@@ -44,6 +45,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(path)
         write(part)
         os.replace(part, path)
     except OSError as error:
@@ -55,6 +57,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    start, end = f".{path.stem}.", f".part{path.suffix}"
+    for other in path.parent.iterdir():
+        if other.name.startswith(start) and other.name.endswith(end):
+            number = other.name[len(start) : -len(end)]
+            if number.isdigit() and not psutil.pid_exists(int(number)):
+                shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

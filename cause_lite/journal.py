@@ -56,10 +56,13 @@ class Journal:
                 f"{path}: belongs to a fit of other settings, data or processes; "
                 f"remove {self.folder} or name another folder"
             )
-        for name, part in parts.items():
-            part.load_state_dict(saved["parts"][name])
-        generator.set_state(saved["generator"])
-        _set_chance(saved["chance"][parallel.processes().process_index])
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved["parts"][name])
+            generator.set_state(saved["generator"])
+            _set_chance(saved["chance"][parallel.processes().process_index])
+        except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(f"{path}: is damaged ({type(error).__name__}); remove {self.folder}") from error
         return {"order": saved["order"], "losses": saved["losses"]}
 
     def step(

@@ -44,7 +44,9 @@ class Official:
         for pair in pairs:
             for file in pair:
                 if not file.is_file():
-                    raise UserError(f"{name}: {file} is missing; run `cause-lite data {name}` for how to get it")
+                    raise UserError(
+                        f"{name}: {file} is listed but missing; `cause-lite data {name}` says how to get it"
+                    )
         return pairs
 
 
@@ -56,8 +58,8 @@ def _listed(path: Path) -> list[str]:
         raise UserError(f"{path}: could not be read ({error}); it is part of the data set") from error
     names = [name for name in names if name]
     for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{path}: {name!r} is not a plain file name")
+        if Path(name).name != name or len(name.encode()) > 200 or "\0" in name:
+            raise UserError(f"{path}: {name[:60]!r} is not a plain file name")
     return names
 
 

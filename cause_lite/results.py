@@ -105,6 +105,9 @@ def _read_records(folder: Path) -> dict[str, dict]:
         entry = read_json(path)
         if missing := FIELDS - entry.keys():
             raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; build the book again")
+        value = entry["value"]
+        if not isinstance(entry["key"], str) or type(value) not in (int, float) or not math.isfinite(value):
+            raise UserError(f"{path}: `key` is no name or `value` no finite number; build the book again")
         found[entry["key"]] = entry
     return found
 
