@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: install book test lint verify bench clean
+.PHONY: install book book-check test lint verify audit torture rehearse bench clean
 
 install: $(READY)
 
@@ -21,8 +21,25 @@ book: $(READY)
 verify: $(READY)
 	$(BIN)/cause-lite verify
 
+# Every page in headless Chromium with no network: links, texts, formulas, sliders, sizes; screenshots are kept.
+book-check: $(READY)
+	$(BIN)/python -m cause_lite.pages
+
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+# What labels reach, by training twice; the last line of each says clean or not. As released it must not be.
+audit: $(READY)
+	$(BIN)/cause-lite audit --head mlp
+	$(BIN)/cause-lite audit --head tr
+	! $(BIN)/cause-lite audit --head mlp --label-flow as_released
+
+# Kills at random moments, and damaged files of every kind that is read.
+torture: $(READY)
+	$(BIN)/python benchmarks/torture.py
+
+rehearse: $(READY)
+	$(BIN)/cause-lite reproduce --rehearse
 
 bench: $(READY)
 	$(BIN)/cause-lite bench

@@ -44,9 +44,7 @@ class Official:
         for pair in pairs:
             for file in pair:
                 if not file.is_file():
-                    raise UserError(
-                        f"{name}: {file} is listed but missing; `cause-lite data {name}` says how to get it"
-                    )
+                    raise UserError(f"{name}: {file} is missing; `cause-lite data {name}` says how to get it")
         return pairs
 
 
