@@ -184,8 +184,12 @@ def decisions() -> list[dict]:
 def effect(study: pd.DataFrame, name: str) -> str:
     """`mean difference (95% interval)` in points of mIoU of one ablation, each head that was run; a dash: none was."""
     found = study[study["name"] == name]
-    told = [f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})" for row in found.itertuples()]
-    return "; ".join(told) or "-"
+    return "; ".join(_with_interval(row) for row in found.itertuples()) or "-"
+
+
+def _with_interval(row: object) -> str:
+    """A difference and its interval; with one seed there is none."""
+    return f"{row.difference:+.1f}" + (f" ({row.low:+.1f} to {row.high:+.1f})" if row.seeds > 1 else " (one seed)")
 
 
 def decisions_table(data: tuple[str, ...] = ("scenes", "camvid")) -> pd.DataFrame:
@@ -215,8 +219,7 @@ def told(records: dict[str, dict], base: str) -> pd.DataFrame:
     tables = {score: paired(records, base, score) for score in ("miou", "pacc")}
     frame = tables["miou"][["method", "title", "seeds"]].rename(columns={"method": "head", "title": "run"})
     for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
-        rows = tables[score].itertuples()
-        cells = [(r.mean, r.std, r.difference, r.low, r.high) for r in rows]
-        frame[f"{name}, %"] = [f"{m:.1f}" + ("" if np.isnan(s) else f" ± {s:.1f}") for m, s, *_ in cells]
-        frame[f"Δ {name}"] = [f"{d:+.1f} ({low:+.1f} to {high:+.1f})" for _, _, d, low, high in cells]
+        runs = list(tables[score].itertuples())
+        frame[f"{name}, %"] = [f"{r.mean:.1f}" + ("" if np.isnan(r.std) else f" ± {r.std:.1f}") for r in runs]
+        frame[f"Δ {name}"] = ["" if r.name == base else _with_interval(r) for r in runs]
     return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
