@@ -46,12 +46,6 @@ class Split:
         """The same images with other labels, or with none."""
         return replace(self, labels=labels)
 
-    def named(self, number: int) -> str:
-        """What to call an image in a message: its file, where it has one."""
-        if isinstance(self.images, Lazy):
-            return str(self.images.files[number // len(self.images.crops)])
-        return f"{self.name}/{self.split} image {number}"
-
 
 def load_split(
     name: str, split: str, size: int | None = None, crops: str = "none", fit: str = "centre", resize: str = "nearest",

@@ -10,7 +10,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from cause_lite import checkpoints
-from cause_lite.files import UserError, project_dir, read_json, write_whole
+from cause_lite.backbone import bundled_dir, pretrained_dir
+from cause_lite.files import UserError, read_json, write_whole
 
 FILES = ("segmenter.json", "segmenter.safetensors", "README.md", "backbone/vit.json", "backbone/vit.safetensors")
 CARD = """---
@@ -71,9 +72,7 @@ def export(run: Path, out: Path, licence: str = "mit") -> Path:
 
 def _with_backbone(name: str | None, part: Path) -> dict[str, str]:
     """Copy a backbone that this project trained beside the segmenter; one that ships or is timm's stays a name."""
-    from cause_lite.backbone import pretrained_dir
-
-    ships = (project_dir() / "data" / "backbones" / str(name) / "vit.safetensors").exists()
+    ships = (bundled_dir() / str(name) / "vit.safetensors").exists()
     folder = next((f for f in (pretrained_dir(str(name)), Path(str(name))) if (f / "vit.safetensors").exists()), None)
     if ships or folder is None:
         return {}

@@ -60,8 +60,7 @@ def optimise(
     """Run one stage -> the loss of each step (mean over processes).
 
     `loss_of` takes this process's image numbers (b,) and their vectors (b, P, D) on `device`. `after` runs once
-    a step is taken. Raises UserError on a loss that is
-    not finite, naming the step and the images, after saving where it was.
+    a step is taken. Raises UserError on a loss that is not finite, naming the step and the images, before the step.
     """
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
     parts = {"learner": learner.modules, "scaler": scaler} | learner.beside

@@ -33,7 +33,6 @@ PROBE = """() => ({
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   links: [...document.querySelectorAll('a[href]')].map(a => a.href),
   ids: [...document.querySelectorAll('[id]')].map(e => e.id),
-  sliders: document.querySelectorAll('.jupyter-widgets .noUi-handle, .jupyter-widgets input[type=range]').length,
   widgets: document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length,
 })"""
 

