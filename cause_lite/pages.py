@@ -66,7 +66,15 @@ def served(folder: Path) -> Iterator[str]:
         def log_message(self, *words: object) -> None:
             pass
 
+        def do_GET(self) -> None:
+            if self.path != "/favicon.ico":  # what browsers ask for by themselves on the page that only redirects
+                return super().do_GET()
+            self.send_response(http.HTTPStatus.NO_CONTENT)
+            self.end_headers()
+            return None
+
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    server.handle_error = lambda request, address: None  # a page that is closed while it loads is no fault
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -186,10 +186,10 @@ def decisions() -> list[dict]:
 def effect(study: pd.DataFrame, name: str) -> str:
     """`mean difference (95% interval)` in points of mIoU of one ablation, each head that was run; a dash: none was."""
     found = study[study["name"] == name]
-    return "; ".join(_with_interval(row) for row in found.itertuples()) or "-"
+    return "; ".join(with_interval(row) for row in found.itertuples()) or "-"
 
 
-def _with_interval(row: object) -> str:
+def with_interval(row: object) -> str:
     """A difference and its interval; with one seed there is none."""
     return f"{row.difference:+.1f}" + (f" ({row.low:+.1f} to {row.high:+.1f})" if row.seeds > 1 else " (one seed)")
 
@@ -223,5 +223,5 @@ def told(records: dict[str, dict], base: str) -> pd.DataFrame:
     for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
         runs = list(tables[score].itertuples())
         frame[f"{name}, %"] = [f"{r.mean:.1f}" + ("" if np.isnan(r.std) else f" ± {r.std:.1f}") for r in runs]
-        frame[f"Δ {name}"] = ["" if r.name == base else _with_interval(r) for r in runs]
+        frame[f"Δ {name}"] = ["" if r.name == base else with_interval(r) for r in runs]
     return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
