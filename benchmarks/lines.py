@@ -13,6 +13,7 @@ from unittest import mock
 
 import naive
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
@@ -23,17 +24,21 @@ from cause_lite import checkpoints, mediator, refine
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
 from cause_lite.bench import MatrixProducts, compare, seconds, watched
 from cause_lite.datasets import Split, load_split
+from cause_lite.device import choose_device
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
-from cause_lite.recipes import recipe
-from cause_lite.train import fit, fit_head, seed_all
+from cause_lite.recipes import recipe, row
+from cause_lite.train import Fitted, fit, fit_head, seed_all
 
 IMAGES, PATCHES, CHANNELS, CONCEPTS, REDUCED, PROJECTED = 16, 100, 384, 2048, 90, 2048  # the release's step
 
 
+DEVICE = choose_device("auto")
+
+
 def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def step(loss: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], float]:
@@ -79,14 +84,14 @@ class Contrast:
         self.features, self.codebook = drawn(IMAGES, PATCHES, CHANNELS), drawn(CONCEPTS, CHANNELS, seed=1)
         self.reduced = drawn(IMAGES, PATCHES, REDUCED, seed=2).requires_grad_()
         torch.manual_seed(0)
-        self.projection = nn.Linear(REDUCED, PROJECTED)
+        self.projection = nn.Linear(REDUCED, PROJECTED).to(DEVICE)
         self.teacher = drawn(IMAGES, PATCHES, PROJECTED, seed=3)
-        self.bank = ConceptBank(CONCEPTS, PROJECTED, capacity)
+        self.bank = ConceptBank(CONCEPTS, PROJECTED, capacity, DEVICE)
         generator = torch.Generator().manual_seed(4)
         for rows in self.bank.vectors.split(8192):
             rows.copy_(F.normalize(torch.randn(rows.shape, generator=generator), dim=1))
         self.bank.filled += capacity
-        self.owners = torch.arange(CONCEPTS).repeat_interleave(capacity)
+        self.owners = torch.arange(CONCEPTS, device=DEVICE).repeat_interleave(capacity)
         self.leaves = (self.reduced, *self.projection.parameters())
 
     def step(self, loss: Callable, bank: Callable[[], object], low_rank: bool = False) -> Callable[[], float]:
@@ -136,8 +141,8 @@ def whole_fit() -> Iterator[dict]:
     """All three steps from nothing, against one pass of the backbone and the matrix products of step 2."""
     train = load_split("scenes", "train")
     for name, backbone, count in (
-        ("bundled", load_backbone("scenes"), 320),
-        ("ViT-S/8 in size", sized_as_vit_s8(), 96),
+        ("bundled", load_backbone("scenes").to(DEVICE), 320),
+        ("ViT-S/8 in size", sized_as_vit_s8().to(DEVICE), 96),
     ):
         some = dataclasses.replace(train, images=train.images[:count], labels=train.labels[:count])
         for head in ("mlp", "tr"):
@@ -156,6 +161,28 @@ def whole_fit() -> Iterator[dict]:
             }  # fmt: skip
 
 
+def published_rows() -> Iterator[dict]:
+    """The three steps of published rows at their own sizes and epochs, on 640 crops of noise and random weights."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(640, 322, 322, 3), dtype=np.uint8)
+    labels = rng.integers(27, size=images.shape[:3], dtype=np.int8)
+    for key in ("dino-s8-mlp", "dino-s8-tr", "dino-b8-tr", "dinov2-b14-tr"):
+        config = row(f"cocostuff27/{key}").config
+        backbone = Backbone(
+            timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True), key, IMAGE_MEAN, IMAGE_STD
+        ).to(DEVICE)
+        part = (slice(None), slice(config.size), slice(config.size))
+        crops = Split("noise", "train", tuple(map(str, range(27))), images[part], labels[part])
+        with empty_cache():
+            fit(config, dataclasses.replace(crops, images=images[part][:32], labels=labels[part][:32]), backbone)
+        with empty_cache():
+            fitted: list[Fitted] = []
+            total, megabytes = watched(lambda f=fitted, c=(config, crops, backbone): f.append(fit(*c)))
+        yield {
+            "case": key, "seconds": total, "megabytes": megabytes, "images": len(images), "stages": fitted[0].seconds,
+        }  # fmt: skip
+
+
 def _one_pass(backbone: Backbone, images: np.ndarray) -> None:
     for start in range(0, len(images), 32):
         backbone.features(images[start : start + 32])
@@ -163,7 +190,7 @@ def _one_pass(backbone: Backbone, images: np.ndarray) -> None:
 
 def fit_memory() -> Iterator[dict]:
     """Peak private memory of a fit by the number of images, at one batch size."""
-    backbone, train = load_backbone("scenes"), load_split("scenes", "train")
+    backbone, train = load_backbone("scenes").to(DEVICE), load_split("scenes", "train")
     config = dataclasses.replace(recipe("scenes", "mlp"), head_epochs=1, probe_epochs=1)
     for count in (500, 2000, 8000):
         with tempfile.TemporaryDirectory() as folder, empty_cache():
@@ -189,7 +216,9 @@ def _repeated(array: np.ndarray, count: int, path: Path) -> np.ndarray:
 
 def scoring() -> Iterator[dict]:
     """The confusion of 20 maps of 320 x 320 pixels, against a loop over clusters and classes."""
-    preds, target = (torch.randint(27, (20, 320, 320), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    preds, target = (
+        torch.randint(27, (20, 320, 320), generator=torch.Generator().manual_seed(s)).to(DEVICE) for s in (0, 1)
+    )
     same = torch.equal(_confusion(preds, target), naive.confusion(preds, target, 27))
     yield {"case": "27 classes", "difference": 0.0 if same else 1.0} | compare(
         lambda: _confusion(preds, target), lambda: naive.confusion(preds, target, 27), rounds=5
@@ -217,7 +246,7 @@ def crf() -> Iterator[dict]:
 
 
 def _confusion(preds: Tensor, target: Tensor) -> Tensor:
-    metrics = ClusterMetrics(27)
+    metrics = ClusterMetrics(27).to(preds.device)
     metrics.update(preds, target)
     return metrics.confusion
 
@@ -230,4 +259,4 @@ LINES = {
     "crf": crf,
     "whole fit": whole_fit,
     "memory of a fit": fit_memory,
-}
+} | ({"published rows": published_rows} if DEVICE.type != "cpu" else {})

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 def modularity_loss(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
     """Release: the (B, K, P, P) tensor of every concept's share in every pair of patches."""
     unit, codes = F.normalize(features.detach(), dim=-1), F.normalize(codebook, dim=-1)
-    edges = (unit @ unit.transpose(1, 2)).clamp(min=0) * (1 - torch.eye(features.shape[1], dtype=features.dtype))
+    edges = (unit @ unit.transpose(1, 2)).clamp(min=0) * (1 - torch.eye(features.shape[1]).to(features))
     degree = edges.sum(2, keepdim=True)
     total = degree.sum(1, keepdim=True)
     graph = edges - degree @ degree.transpose(1, 2) / total
@@ -60,12 +60,13 @@ class ReleasedBank:
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """Vectors (M, J) and the code of each (M, D), as the release keeps them; returns vectors and owners (M,)."""
-        vectors, codes = torch.empty(0, self.held[0].shape[1]), torch.empty(0, self.codebook.shape[1])
-        owners = torch.empty(0, dtype=torch.long)
+        like = self.codebook
+        vectors, codes = like.new_empty(0, self.held[0].shape[1]), like.new_empty(0, like.shape[1])
+        owners = torch.empty(0, dtype=torch.long, device=like.device)
         for concept, kept in self.held.items():
-            codes = torch.cat([codes, self.codebook[concept].expand(len(kept), -1)])
+            codes = torch.cat([codes, like[concept].expand(len(kept), -1)])
             vectors = torch.cat([vectors, kept])
-            owners = torch.cat([owners, torch.full((len(kept),), concept)])
+            owners = torch.cat([owners, owners.new_full((len(kept),), concept)])
         return vectors, owners
 
 

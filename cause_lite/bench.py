@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cause_lite import results
+from cause_lite.device import choose_device
 from cause_lite.files import UserError, project_dir, read_json, write_json
 
 
@@ -33,14 +34,25 @@ def private_bytes() -> int:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Until the device has done all of it too."""
     start = time.perf_counter()
     work()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter() - start
 
 
 def watched(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of one run, and its peak private memory above what was held before, in MB (looked at each 2 ms)."""
+    """Seconds of one run, and its peak memory above what was held before, in MB.
+
+    On a CPU that is private memory, looked at each 2 ms; on an accelerator, what torch took of its memory.
+    """
     gc.collect()
+    if torch.accelerator.is_available():
+        module = torch.get_device_module()
+        module.reset_peak_memory_stats()
+        held, taken = module.memory_allocated(), seconds(work)
+        return taken, round((module.max_memory_allocated() - held) / 1e6, 1)
     if sys.platform == "linux":  # freed memory that the allocator kept would hide new use
         ctypes.CDLL(None).malloc_trim(0)
     start, seen, done = private_bytes(), [0], threading.Event()
@@ -83,9 +95,10 @@ class Operand(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
     def tensor(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype).fill_(0.01)
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device).fill_(0.01)
 
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution")
@@ -101,7 +114,7 @@ class MatrixProducts(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, func.name().split(".")[0]
         if name in PRODUCTS or "scaled_dot_product" in name:
-            form = tuple(Operand(a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in args)
+            form = tuple(Operand(a.shape, a.stride(), a.dtype, a.device) if isinstance(a, Tensor) else a for a in args)
             self.calls.append((func, form, kwargs))
         return func(*args, **kwargs)
 
@@ -127,8 +140,9 @@ def load_lines() -> dict[str, Callable[[], Iterator[dict]]]:
     return importlib.import_module("lines").LINES
 
 
-def records_path() -> Path:
-    return project_dir() / "data" / "records" / "bench.json"
+def records_path(device: str = "cpu") -> Path:
+    """The bench's records of a kind of device: cpu, cuda, mps."""
+    return project_dir() / "data" / "records" / f"bench-{device}.json"
 
 
 def run(name: str, work: Callable[[], Iterator[dict]]) -> Iterator[dict]:
@@ -137,7 +151,7 @@ def run(name: str, work: Callable[[], Iterator[dict]]) -> Iterator[dict]:
     for row in work():
         rows.append({key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()})
         yield rows[-1]
-    path = records_path()
+    path = records_path(choose_device("auto").type)
     lines = read_json(path)["lines"] if path.exists() else {}
     about = {
         "rows": rows, "about": " ".join(work.__doc__.split()), "threads": torch.get_num_threads(),

@@ -159,7 +159,7 @@ def reproduce(
     crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (scenes, camvid: the first seed).")] = False,
     released: Annotated[bool, typer.Option(help="Score the authors' checkpoint instead of training.")] = False,
     as_released: Annotated[bool, typer.Option(help="Train with the release's label flow and averaging.")] = False,
-    rehearse: Annotated[bool, typer.Option(help="Run every published row on miniatures, on the CPU.")] = False,
+    rehearse: Annotated[bool, typer.Option(help="Run every published row on miniatures.")] = False,
     device: Device = "auto",
 ) -> None:
     """Fill a table: every method over seeds, or a published row from data and weights to its record.
@@ -173,7 +173,7 @@ def reproduce(
     if released and as_released:
         raise UserError("reproduce: --released and --as-released exclude each other")
     if rehearse:
-        for record in rows_of.rehearse(console.print):
+        for record in rows_of.rehearse(console.print, device):
             console.print(f"rehearsed {record['row']}: {record['seconds']:.0f} s")
     elif what is None:
         table = Table("row", "published mIoU %", "pixel accuracy %", title="Published rows")
@@ -275,6 +275,7 @@ def bench(
 ) -> None:
     """Measure speed and memory against the formulas in their plain form, as ratios within this process."""
     from cause_lite import bench
+    from cause_lite.device import choose_device
 
     known = bench.load_lines()
     if unknown := [name for name in lines or () if name not in known]:
@@ -288,7 +289,7 @@ def bench(
             shown += [f"{row[key]:,.0f}" if key in row else "" for key in ("megabytes", "baseline_megabytes")]
             table.add_row(row["case"], *shown)
         console.print(table)
-    console.print(f"Records written to {bench.records_path()}")
+    console.print(f"Records written to {bench.records_path(choose_device('auto').type)}")
 
 
 @app.command()

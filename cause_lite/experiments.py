@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cause_lite import baselines, checkpoints, results
+from cause_lite import baselines, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
+from cause_lite.device import choose_device
 from cause_lite.images import flipped
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
 from cause_lite.recipes import HEADS, evaluation_split, recipe
-from cause_lite.run import fitted_run, load_evaluation, load_training, score_segmenter
+from cause_lite.run import fitted_segmenter, load_evaluation, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans
 
@@ -49,7 +50,7 @@ def baseline_records(
     config: FitConfig, train: Split, test: Split, wanted: tuple[str, ...] = (COLOUR_KMEANS, FEATURE_KMEANS, SUPERVISED)
 ) -> Iterator[dict]:
     """k-means on colour and height, k-means on features, and the supervised linear probe, for one seed."""
-    backbone, classes = load_backbone(config.backbone), len(test.classes)
+    backbone, classes = load_backbone(config.backbone).to(choose_device("auto")), len(test.classes)
     features = cached_features(backbone, train.images, "Training features")
     seen = baselines.TestFeatures(
         cached_features(backbone, test.images, "Test features"),
@@ -69,7 +70,7 @@ def baseline_records(
 def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
     """One head and seed: its cluster probe, k-means on the same head output, its linear probe, and the CRF."""
     start = time.perf_counter()
-    segmenter = checkpoints.load(fitted_run(config))
+    segmenter = fitted_segmenter(config)
     scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head]
     seconds = time.perf_counter() - start
     yield as_record(name, config, scores["cluster"], seconds)
@@ -83,15 +84,15 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
     """Two other cluster probes on the same head: trained by cosine, and plain k-means."""
     features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
     by_cosine = dataclasses.replace(config, probe_objective="cosine")
-    generator = torch.Generator().manual_seed(config.seed)
+    generator, device = torch.Generator().manual_seed(config.seed), segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:
         outputs = head_outputs(segmenter.head, features, Path(folder))
         start = time.perf_counter()
-        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator)[0]
+        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator, device)[0]
         scores = score_segmenter(segmenter, config)
         yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
         start = time.perf_counter()
-        segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed)
+        segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed).to(device)
         scores = score_segmenter(segmenter, config)
         yield as_record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
 
@@ -115,7 +116,7 @@ def held_out_records(data: str, seeds: int, split: str) -> Iterator[dict]:
             yield record | {"split": split}
         for head in HEADS:
             config, start = recipe(data, head, seed), time.perf_counter()
-            scores = score_segmenter(checkpoints.load(fitted_run(config)), config, split=split)
+            scores = score_segmenter(fitted_segmenter(config), config, split=split)
             yield as_record(CAUSE[head], config, scores["cluster"], time.perf_counter() - start) | {"split": split}
 
 

@@ -70,16 +70,16 @@ def _remove_orphans(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder (made if absent) for this process alone; the lock goes with the process, however it ends.
 
-    Raises UserError when another process holds it or it cannot be written.
+    Raises UserError when another process holds it, unless it is to `wait` for its turn, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise UserError(f"{folder}: another process is writing there; wait or name another folder") from error
             yield

@@ -150,7 +150,7 @@ def concept_contrastive_loss(
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
-    chunk: int = 4096,
+    chunk: int | None = None,
     first: int = 0,
 ) -> Float[Tensor, ""]:
     """Concept-wise InfoNCE of student anchors against teacher patches of the batch, and of the bank.
@@ -163,6 +163,8 @@ def concept_contrastive_loss(
 
     `projected` may be the pair (x (B, P, R), linear layer R -> J) that it is computed from: the same
     value, and gradients for x and the layer, from products of width R + 1 in place of J.
+
+    Memory is bounded by anchors x `chunk` keys: 4,096 of them on a CPU, whose caches such a piece suits, else more.
 
     Where several processes share a batch, `features` and `projected_teacher` hold the images of all of them,
     and `projected` those from number `first` on; the mean over processes is the loss of the whole batch.
@@ -178,6 +180,7 @@ def concept_contrastive_loss(
     mine = concept[first * patches : (first + batch) * patches]
     anchors, weight = _anchors(x.to(wide).flatten(0, 1), linear)
     keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
+    chunk = chunk or (4096 if x.device.type == "cpu" else 65536)
 
     def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: int | None) -> Tensor:
         total, pairs = _InfoNCE.apply(
@@ -187,6 +190,8 @@ def concept_contrastive_loss(
         return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
 
     loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=first * patches)
+    if bank is None:
+        return loss
     vectors, rows, owners = _held(bank, wide)
     return loss if len(rows) == 0 else (loss + term(vectors, rows, owners, own=None)) / 2
 
@@ -202,10 +207,10 @@ def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor,
     return extended / (extended @ weight.T).norm(dim=-1, keepdim=True).clamp(min=1e-12), weight
 
 
-def _held(bank: ConceptBank | tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _held(bank: ConceptBank | tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """A bank's unit vectors (not copied), the rows of them that hold something, and each such row's concept."""
     if isinstance(bank, ConceptBank):
         rows = bank.rows()
         return bank.vectors.to(dtype), rows, rows // bank.capacity
-    vectors, owners = bank or (torch.empty(0, 1), torch.empty(0, dtype=torch.long))
+    vectors, owners = bank
     return F.normalize(vectors.to(dtype), dim=-1), torch.arange(len(vectors), device=vectors.device), owners

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cause_lite import parallel
+from cause_lite.device import chance, set_chance
 from cause_lite.files import UserError, read_torch, write_whole
 
 FIELDS = {"key", "parts", "generator", "chance", "order", "losses"}
@@ -60,7 +61,7 @@ class Journal:
             for name, part in parts.items():
                 part.load_state_dict(saved["parts"][name])
             generator.set_state(saved["generator"])
-            _set_chance(saved["chance"][parallel.processes().process_index])
+            set_chance(saved["chance"][parallel.processes().process_index])
         except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{path}: is damaged ({type(error).__name__}); remove {self.folder}") from error
         return {"order": saved["order"], "losses": saved["losses"]}
@@ -78,10 +79,10 @@ class Journal:
     def save(
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
     ) -> None:
-        chance = parallel.from_each(_chance())
+        chances = parallel.from_each(chance())
         content = {
             "key": self.key, "parts": {name: part.state_dict() for name, part in parts.items()},
-            "generator": generator.get_state(), "chance": chance, "order": order, "losses": losses,
+            "generator": generator.get_state(), "chance": chances, "order": order, "losses": losses,
         }  # fmt: skip
         parallel.by_first(lambda: write_whole(self.folder / f"{stage}.pt", lambda part: torch.save(content, part)))
         self._saved = time.monotonic()
@@ -104,14 +105,3 @@ class Journal:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _chance() -> dict[str, Tensor]:
-    """The state of torch's global generators, which draw initial weights and dropout."""
-    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def _set_chance(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

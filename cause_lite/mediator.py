@@ -35,35 +35,41 @@ def assign(features: Float[Tensor, "b p d"], codebook: Float[Tensor, "k d"]) -> 
 
 
 KEPT = 96  # strongest concepts of a patch that are tried first
-BLOCK = 1 << 18  # products held at once
 
 
-def _by_strongest(membership: Float[Tensor, "p k"]) -> tuple[Float[Tensor, "p p"], Int[Tensor, "p p"]]:
-    """max_k C_ik C_jk and the winning k, exactly, for one image's (P, K) memberships.
+def products_at_once(device: torch.device) -> int:
+    """How many numbers to hold at once: what a CPU's caches hold; elsewhere, enough to keep the device busy."""
+    return 1 << 18 if device.type == "cpu" else 1 << 26
+
+
+def _by_strongest(membership: Float[Tensor, "b p k"]) -> tuple[Float[Tensor, "b p p"], Int[Tensor, "b p p"]]:
+    """max_k C_ik C_jk and the winning k, exactly, for memberships (B, P, K).
 
     Tried over each patch's KEPT strongest concepts alone. What both patches of a pair left out is at
     most r_i r_j, the product of their strongest concepts not tried; only pairs below that bound are
-    gone through in full. Memory: a few (P, P) and BLOCK products, whatever K is.
+    gone through in full. Memory: a few (B, P, P) and `products_at_once`, whatever K is.
     """
-    patches, concepts = membership.shape
+    (images, patches, concepts), most = membership.shape, products_at_once(membership.device)
     kept = min(KEPT, concepts)
-    strong, which = membership.topk(min(kept + 1, concepts), dim=1)
-    by_concept = membership.T.contiguous()
-    best = membership.new_empty(patches, patches)
-    winner = torch.empty(patches, patches, dtype=torch.int32, device=membership.device)
-    for rows in torch.arange(patches, device=membership.device).split(max(1, BLOCK // (kept * patches))):
-        tried = which[rows, :kept]
-        best[rows], place = (by_concept[tried] * strong[rows, :kept, None]).max(dim=1)
-        winner[rows] = tried.gather(1, place).to(torch.int32)
-    winner = torch.where(best >= best.T, winner, winner.T)
-    best = torch.maximum(best, best.T)
+    strong, which = membership.topk(min(kept + 1, concepts), dim=2)
+    by_concept = membership.mT.contiguous().flatten(0, 1)
+    first = torch.arange(images, device=membership.device).view(-1, 1, 1) * concepts
+    tried, weight = (which[..., :kept] + first).flatten(0, 1), strong[..., :kept].flatten(0, 1)
+    best = membership.new_empty(images * patches, patches)
+    winner = torch.empty(images * patches, patches, dtype=torch.int32, device=membership.device)
+    for rows in torch.arange(len(best), device=membership.device).split(max(1, most // (kept * patches))):
+        best[rows], place = (by_concept[tried[rows]] * weight[rows, :, None]).max(dim=1)
+        winner[rows] = tried[rows].gather(1, place).remainder_(concepts).to(torch.int32)
+    best, winner = best.view(images, patches, patches), winner.view(images, patches, patches)
+    winner = torch.where(best >= best.mT, winner, winner.mT)
+    best = torch.maximum(best, best.mT)
     if kept < concepts:
-        rest = strong[:, kept]
-        unsure = (best < rest[:, None] * rest).triu().nonzero()
-        for i, j in (pairs.unbind(1) for pairs in unsure.split(max(1, BLOCK // concepts))):
-            best[i, j], place = (membership[i] * membership[j]).max(dim=1)
-            winner[i, j] = place.to(torch.int32)
-            best[j, i], winner[j, i] = best[i, j], winner[i, j]
+        rest, flat = strong[..., kept], membership.flatten(0, 1)
+        unsure = (best < rest[..., None] * rest[:, None]).triu().nonzero()
+        for b, i, j in (pairs.unbind(1) for pairs in unsure.split(max(1, most // concepts))):
+            found, place = (flat[b * patches + i] * flat[b * patches + j]).max(dim=1)
+            best[b, i, j] = best[b, j, i] = found
+            winner[b, i, j] = winner[b, j, i] = place.to(torch.int32)
     return best, winner
 
 
@@ -72,19 +78,21 @@ class _StrongestSharedConcept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, membership: Tensor) -> Tensor:
-        best, winner = zip(*map(_by_strongest, membership), strict=True)
+        ctx.together = max(1, products_at_once(membership.device) // (KEPT * membership.shape[1] ** 2))  # images
+        best, winner = zip(*map(_by_strongest, membership.split(ctx.together)), strict=True)
         ctx.save_for_backward(membership, *winner)
-        return torch.stack(best)
+        return torch.cat(best)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         membership, *winners = ctx.saved_tensors
         slope = torch.zeros_like(membership)
-        for image, winner in enumerate(winners):
+        parts = (value.split(ctx.together) for value in (slope, membership, grad))
+        for winner, part, member, pull in zip(winners, *parts, strict=True):
             index = winner.long()
             # d best_ij / d C_ik = C_jk for the winner k; a pair (i, j) is met from both of its ends.
-            other = membership[image].gather(1, index.T).T
-            slope[image].scatter_add_(1, index, (grad[image] + grad[image].T) * other)
+            other = member.gather(2, index.mT).mT
+            part.scatter_add_(2, index, (pull + pull.mT) * other)
         return slope
 
 

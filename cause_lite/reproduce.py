@@ -14,17 +14,17 @@ from unittest import mock
 
 import psutil
 import timm
-import torch
 
 from cause_lite import checkpoints, datasets, downloads, rehearsal, results
 from cause_lite.backbone import RELEASED, load_backbone, local_weights
 from cause_lite.config import FitConfig
+from cause_lite.device import choose_device, device_name
 from cause_lite.experiments import CAUSE, as_record
 from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json
 from cause_lite.images import crops_of
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
-from cause_lite.run import choose_device, fit_to, score_segmenter
+from cause_lite.run import fit_to, score_segmenter
 from cause_lite.segmenter import Segmenter
 
 SIZES = {"dino-s8": (384, 12), "dino-s16": (384, 12), "msn-s16": (384, 12)}  # width, depth; else ViT-B
@@ -119,7 +119,8 @@ def reproduce_row(
     seconds = time.perf_counter() - start
     record = as_record(CAUSE[config.head], config, scored, seconds)
     return record | {
-        "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "device": device_name(device), "crf": crf,
+        "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "crf": crf,
+        "device": device_name(choose_device(device)),
         "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),
         "linear_matched": _pair(scores["linear"].compute()), "published": row.published,
     }  # fmt: skip
@@ -138,11 +139,6 @@ def _segmenter(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter
 
 def _pair(scores: dict) -> dict[str, float]:
     return {key: round(scores[key], 4) for key in ("miou", "pacc")}
-
-
-def device_name(device: str) -> str:
-    place = choose_device(device)
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
 def records_dir(rehearsed: bool = False) -> Path:
@@ -166,8 +162,8 @@ def read_records(row: Row, rehearsed: bool = False) -> Iterator[dict]:
         yield record
 
 
-def rehearse(say: Callable[[str], None]) -> Iterator[dict]:
-    """Every row end to end on the CPU, on miniature data sets and narrow random backbones in the official formats."""
+def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
+    """Every row end to end, on miniature data sets and narrow random backbones in the official formats."""
     found = rows()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -177,7 +173,7 @@ def rehearse(say: Callable[[str], None]) -> Iterator[dict]:
         for row in found:
             patch = load_backbone(row.config.backbone).patch
             adapt = partial(rehearsal.rehearsed, patch=patch)
-            record = reproduce_row(row, 0, "clean", "cpu", lambda text: None, adapt=adapt, as_rehearsal=True)
+            record = reproduce_row(row, 0, "clean", device, lambda text: None, adapt=adapt, as_rehearsal=True)
             write_record(record)
             yield record
     say(f"{len(found)} rows went through, from their official files to a score; none of these numbers is a result")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from cause_lite.device import choose_device, device_name
 from cause_lite.files import UserError, project_dir, read_json, write_json
 
 FIELDS = {"key", "value", "unit", "seed", "config_hash", "commit", "environment"}
@@ -26,7 +27,10 @@ def config_hash(config: object) -> str:
 def environment() -> dict[str, str]:
     """Versions and machine kind: what a number may depend on beside its configuration."""
     packages = {name: version(name) for name in ("torch", "timm", "numpy", "scipy", "scikit-learn")}
-    return packages | {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    place = choose_device("auto")
+    accelerator = {} if place.type == "cpu" else {"accelerator": device_name(place)}
+    system = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    return packages | accelerator | system
 
 
 def commit() -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,6 +17,7 @@ from cause_lite import checkpoints, parallel, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
+from cause_lite.device import choose_device
 from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError, cache_dir, locked, read_json, write_json, write_whole
 from cause_lite.images import Lazy, flipped, read_rgb
@@ -30,20 +30,6 @@ from cause_lite.recipes import evaluation_split
 from cause_lite.refine import refine_batch
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import Fitted, fit
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` -> a device that is there. Raises UserError for another."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto" and parallel.processes().num_processes > 1:
-        return parallel.processes().device
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if name not in there:
-        raise UserError(f"--device {name}: choose from auto, {', '.join(there)}")
-    if not there[name]:
-        raise UserError(f"--device {name}: this machine has none that torch can use; try --device cpu")
-    return torch.device(name)
 
 
 def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
@@ -154,6 +140,11 @@ def evaluate_run(folder: Path, crf: bool = False, device: str = "auto") -> dict[
     scores = plain_scores(score_segmenter(segmenter, config, crf))
     write_json(Path(folder) / "scores.json", {"scores": scores, "date": results.now(), "commit": results.commit()})
     return scores
+
+
+def fitted_segmenter(config: FitConfig) -> Segmenter:
+    """The segmenter of this configuration on the fastest device, fitted now if it is not in the cache."""
+    return checkpoints.load(fitted_run(config)).to(choose_device("auto"))
 
 
 def fitted_run(config: FitConfig) -> Path:

@@ -20,15 +20,15 @@ import scipy.stats
 import torch
 import yaml
 
-from cause_lite import checkpoints
 from cause_lite.as_released import WARNING
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
+from cause_lite.device import repeatable
 from cause_lite.experiments import CAUSE, as_record
 from cause_lite.files import locked, project_dir, read_json, write_json
 from cause_lite.patches import cached_features
 from cause_lite.recipes import FOLDER, HEADS, ablations, recipe
-from cause_lite.run import fitted_run, load_training, score_segmenter
+from cause_lite.run import fitted_segmenter, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import fit_probes
 
@@ -64,11 +64,11 @@ def read_study(study: str, data: str) -> dict[str, dict]:
 def run_study(study: str, data: str, runs: Iterator[Run]) -> Iterator[tuple[str, dict]]:
     """Do the runs that have no record yet; yields each as it is done, after its record is on disk."""
     for run in runs:
-        with locked(records_path(study, data).parent):
+        with locked(records_path(study, data).parent, wait=True):
             if run.key in read_study(study, data):
                 continue
         record = run.work() | {"name": run.name, "title": run.title}
-        with locked(records_path(study, data).parent):
+        with locked(records_path(study, data).parent, wait=True):
             write_json(records_path(study, data), {"records": read_study(study, data) | {run.key: record}})
         yield run.key, record
 
@@ -85,7 +85,7 @@ def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
 
 def _whole_fit(config: FitConfig) -> dict:
     start = time.perf_counter()
-    return _scored(checkpoints.load(fitted_run(config)), config, start)
+    return _scored(fitted_segmenter(config), config, start)
 
 
 def _scored(segmenter: Segmenter, config: FitConfig, start: float) -> dict:
@@ -117,7 +117,7 @@ def label_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterato
 
 def _third_step(config: FitConfig, relabel: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None) -> dict:
     """Step 3 anew on the head that steps 1 and 2 of the clean recipe made, which no label has touched."""
-    base = checkpoints.load(fitted_run(recipe(config.data, config.head, config.seed)))
+    base = fitted_segmenter(recipe(config.data, config.head, config.seed))
     train, start = load_training(config), time.perf_counter()
     if relabel:
         train = train.with_labels(relabel(np.asarray(train.labels), np.random.default_rng(config.seed)))
@@ -128,7 +128,7 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
     """`base` with step 3 of another configuration; `base` itself is left as it is."""
     features = cached_features(base.backbone, train.images, "Training features")
     head = copy.deepcopy(base.head)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), repeatable(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
         clusters, linear, _ = fit_probes(head, features, train, config)
     return Segmenter(head, base.codebook, clusters, linear, base.backbone, base.size, base.classes).eval()

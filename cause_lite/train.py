@@ -20,6 +20,7 @@ from cause_lite import as_released, frontdoor, mediator, parallel
 from cause_lite.backbone import Backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
+from cause_lite.device import repeatable
 from cause_lite.head import ema_update
 from cause_lite.journal import Journal
 from cause_lite.optimise import Learner, draw_pick, optimise
@@ -223,7 +224,7 @@ def fit(config: FitConfig, train: Split, backbone: Backbone, journal: Journal = 
     backbone.prepare(config.precision, config.compiled)
     features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
     clock.lap("features")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), repeatable(backbone.mean.device):
         generator = seed_all(config.seed)
         codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device, journal)
         clock.lap("clusterbook")
