@@ -53,4 +53,7 @@ def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     labelled = (target != IGNORED).sum().to(logits.dtype)
     share = labelled / parallel.mean(labelled).clamp(min=1e-9)  # 1 on one process
-    return share * F.cross_entropy(logits, target, ignore_index=IGNORED) if labelled else 0 * logits.sum()
+    if not labelled:
+        return 0 * logits.sum()
+    flat = logits.movedim(1, -1).flatten(0, -2)  # as maps, it would not repeat to the bit on every device
+    return share * F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED)

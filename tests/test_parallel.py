@@ -38,7 +38,7 @@ def fitted_by(processes: int, head: str, data: Path, out: Path) -> tuple[dict, d
     out.mkdir()
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launch, str(HERE / "two_processes.py"), str(data), head, str(out)]
-    environment = os.environ | {"CAUSE_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"CAUSE_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(out / "weights.safetensors"), read_json(out / "scores.json")
