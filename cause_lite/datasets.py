@@ -42,6 +42,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def name_of(self, number: int) -> str:
+        """What to call an image in a message: its file, or its number where it has none."""
+        return self.images.name(number) if isinstance(self.images, Lazy) else f"image {number}"
+
     def with_labels(self, labels: Pixels | None) -> Split:
         """The same images with other labels, or with none."""
         return replace(self, labels=labels)

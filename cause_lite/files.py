@@ -47,7 +47,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path)
         write(part)
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except OSError:
+            if not (part.is_dir() and path.is_dir()):  # else another process made the same folder meanwhile
+                raise
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); free space or name another folder"

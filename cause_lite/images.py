@@ -88,6 +88,11 @@ class Lazy:
         kind = np.uint8 if self.classes is None else np.int16
         return np.stack(rows) if rows else np.empty((0, *self.shape[1:]), kind)
 
+    def name(self, number: int) -> str:
+        """The file of a row, and which of its crops it is where there are several."""
+        file, crop = self.files[number // len(self.crops)], number % len(self.crops)
+        return f"{file}, crop {crop}" if len(self.crops) > 1 else str(file)
+
     def _row(self, number: int) -> np.ndarray:
         image, crop = self.read(self.files[number // len(self.crops)]), self.crops[number % len(self.crops)]
         image = crop.cut(image) if crop else image

@@ -76,6 +76,15 @@ class Journal:
         if asked:
             raise StoppedError(f"stopped after step {len(losses)} of {stage}; the same command goes on from there")
 
+    def set_aside(
+        self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
+    ) -> Path | None:
+        """Save the state of a step that failed, to look into; nothing goes on from it. None without a folder."""
+        if not self.folder:
+            return None
+        self.save(f"{stage}, failed", parts, generator, order, losses)
+        return self.folder / f"{stage}, failed.pt"
+
     def save(
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
     ) -> None:

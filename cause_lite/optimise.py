@@ -19,6 +19,14 @@ from cause_lite.patches import PatchStore, prefetched
 from cause_lite.progress import track
 
 
+class NotFiniteError(UserError):
+    """A loss is NaN or infinite; `images` are the numbers of those it was computed on."""
+
+    def __init__(self, message: str, images: list[int]) -> None:
+        super().__init__(message)
+        self.images = images
+
+
 @dataclass
 class Learner:
     """What one stage trains: modules whose gradients step, with the optimiser of each, and what else is state."""
@@ -60,7 +68,8 @@ def optimise(
     """Run one stage -> the loss of each step (mean over processes).
 
     `loss_of` takes this process's image numbers (b,) and their vectors (b, P, D) on `device`. `after` runs once
-    a step is taken. Raises UserError on a loss that is not finite, naming the step and the images, before the step.
+    a step is taken. Raises NotFiniteError before a step on a loss that is not finite, after saving what it was computed
+    with.
     """
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
     parts = {"learner": learner.modules, "scaler": scaler} | learner.beside
@@ -76,9 +85,11 @@ def optimise(
         loss = loss_of(which, batch)
         losses.append(float(parallel.mean(loss)))
         if not math.isfinite(losses[-1]):
-            raise UserError(
-                f"{stage}: the loss is {losses[-1]} at step {len(losses)}, images {which.tolist()}; "
-                "look at those images, lower the rate, or use --precision fp32"
+            kept = journal.set_aside(stage, parts, generator, order, losses)
+            raise NotFiniteError(
+                f"{stage}: the loss is {losses[-1]} at step {len(losses)}{f' (state in {kept})' if kept else ''}; "
+                "look at its images, lower the rate, or use --precision fp32",
+                which.tolist(),
             )
         _take_step(learner, loss, scaler)
         after()

@@ -249,7 +249,10 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
 
 
 def by_epochs(studies: dict[str, dict[str, dict]]) -> Figure:
-    """Scores against the epochs of step 3, clean and as released; the mean over seeds, all seeds as faint lines."""
+    """Scores against the epochs of step 3, clean and as released; the mean over seeds, all seeds as faint lines.
+
+    Epochs that fewer seeds were run for than others are left out.
+    """
     figure, axes = plt.subplots(2, len(studies), figsize=(4.5 * len(studies), 5), sharex=True, squeeze=False)
     colours = {"clean": "#3b7dd8", "as_released": "#d2691e"}
     for column, (data, records) in enumerate(studies.items()):
@@ -261,6 +264,8 @@ def by_epochs(studies: dict[str, dict[str, dict]]) -> Figure:
             ],
             columns=["method", "flow", "seed", "epochs", "mIoU, %", "pixel accuracy, %"],
         )
+        seeds = frame.groupby(["method", "flow", "epochs"])["seed"].transform("size")
+        frame = frame[seeds == seeds.groupby(frame["method"]).transform("max")]  # means over other seeds would jump
         counts = frame.groupby("method")["epochs"].nunique()
         for axis, score in zip(axes[:, column], ("mIoU, %", "pixel accuracy, %"), strict=True):
             for (method, flow), part in frame[frame["method"].isin(counts[counts > 1].index)].groupby(

@@ -15,7 +15,7 @@ from unittest import mock
 import psutil
 import timm
 
-from cause_lite import checkpoints, datasets, downloads, rehearsal, results
+from cause_lite import bench, checkpoints, datasets, downloads, rehearsal, results
 from cause_lite.backbone import RELEASED, load_backbone, local_weights
 from cause_lite.config import FitConfig
 from cause_lite.device import choose_device, device_name
@@ -24,11 +24,12 @@ from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_j
 from cause_lite.images import crops_of
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
+from cause_lite.recipes import row as row_named
 from cause_lite.run import fit_to, score_segmenter
 from cause_lite.segmenter import Segmenter
 
-SIZES = {"dino-s8": (384, 12), "dino-s16": (384, 12), "msn-s16": (384, 12)}  # width, depth; else ViT-B
-ASSUMED_FLOPS = 5e13  # sustained on one GPU in half precision; an assumption, for the expected hours alone
+WIDTHS = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}  # else that of a ViT-B
+DEPTH = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +44,42 @@ class Cost:
 
 
 def expected_cost(row: Row) -> Cost:
-    """An estimate from the sizes alone: matrix products over `ASSUMED_FLOPS`, features passed once where they fit."""
-    width, depth = SIZES.get(row.backbone, (768, 12))
-    patch = int(row.backbone.rsplit("-", 1)[1][1:])
-    config, patches = row.config, (row.config.size // patch) ** 2
+    """What a row should take on one GPU: its operations at the slowest rate that the bench's rows reached there."""
+    config, (width, patches) = row.config, _width_and_patches(row)
     images = OFFICIAL[config.data].splits["train"][1] or 0
     crops = images * len(crops_of(config.crops))
-    one_pass = depth * (24 * patches * width**2 + 4 * patches**2 * width)
     feature_bytes = crops * patches * width * 2.0
     epochs = config.clusterbook_epochs + config.head_epochs + config.probe_epochs
-    passes = 1 if feature_bytes <= 50e9 else epochs
+    hours = crops * operations(row, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
+    keys = config.num_concepts * config.bank_capacity
+    memory = 4.0 * (keys * config.projection_dim + config.batch_size * patches * (8 * width + 4 * patches))
+    return Cost(crops, patches, feature_bytes, hours, memory)
+
+
+def _width_and_patches(row: Row) -> tuple[int, int]:
+    patch = int(row.backbone.rsplit("-", 1)[1][1:])
+    return WIDTHS.get(row.backbone, 768), (row.config.size // patch) ** 2
+
+
+def operations(row: Row, passes: int) -> float:
+    """Floating-point operations of the matrix products that one crop takes: `passes` of the backbone, and step 2."""
+    config, (width, patches) = row.config, _width_and_patches(row)
+    one_pass = DEPTH * (24 * patches * width**2 + 4 * patches**2 * width)
     attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head == "tr" else 0
     head = config.head_epochs * 4 * (attention + 4 * patches * width**2)
     keys = config.num_concepts * config.bank_capacity
     contrast = config.head_epochs * 8 * (patches / config.cell**2) * keys * config.reduced_dim
-    hours = crops * (passes * one_pass + head + contrast) / ASSUMED_FLOPS / 3600
-    memory = 4.0 * (keys * config.projection_dim + config.batch_size * patches * (8 * width + 4 * patches))
-    return Cost(crops, patches, feature_bytes, hours, memory)
+    return passes * one_pass + head + contrast
+
+
+def sustained() -> tuple[float, str]:
+    """Operations a second of the slowest row that the bench ran on an accelerator, all stages in; and its name."""
+    line = read_json(bench.records_path("cuda"))["lines"]["published rows"]
+    rates = [
+        made["images"] * operations(row_named(f"cocostuff27/{made['case']}"), passes=1) / made["seconds"]
+        for made in line["rows"]
+    ]
+    return min(rates), line["environment"]["accelerator"]
 
 
 def lacking(row: Row, kind: str = "clean") -> list[str]:

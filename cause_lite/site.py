@@ -87,9 +87,10 @@ def fit_all(data: str = "scenes", seeds: int = 3) -> None:
 
 def write_table_pages(book: Path) -> None:
     """A page for each published table, from one template."""
+    rate, gpu = reproduce.sustained()
     template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
     for name, title in TABLES.items():
-        page = template.format(name=name, title=title, assumed=round(reproduce.ASSUMED_FLOPS / 1e12))
+        page = template.format(name=name, title=title, rate=rate / 1e12, gpu=gpu)
         (book / "tables").mkdir(exist_ok=True)
         write_whole(book / "tables" / f"{name}.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
 

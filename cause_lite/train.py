@@ -21,9 +21,10 @@ from cause_lite.backbone import Backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.device import repeatable
+from cause_lite.files import UserError
 from cause_lite.head import ema_update
 from cause_lite.journal import Journal
-from cause_lite.optimise import Learner, draw_pick, optimise
+from cause_lite.optimise import Learner, NotFiniteError, draw_pick, optimise
 from cause_lite.patches import PatchStore, cached_features
 from cause_lite.precision import autocast
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
@@ -219,19 +220,28 @@ def fit(config: FitConfig, train: Split, backbone: Backbone, journal: Journal = 
     """All three steps on one split.
 
     Labels, where there are any, train the linear probe and nothing else, unless `label_flow` is "as_released".
+    Raises UserError naming the images of a step whose loss is not finite.
     """
+    try:
+        with torch.random.fork_rng(devices=[]), repeatable(backbone.mean.device):
+            return _three_steps(config, train, backbone, journal)
+    except NotFiniteError as error:
+        named = ", ".join(train.name_of(number) for number in error.images)
+        raise UserError(f"{error}: {named}") from error
+
+
+def _three_steps(config: FitConfig, train: Split, backbone: Backbone, journal: Journal) -> Fitted:
     clock = Stopwatch()
     backbone.prepare(config.precision, config.compiled)
     features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
     clock.lap("features")
-    with torch.random.fork_rng(devices=[]), repeatable(backbone.mean.device):
-        generator = seed_all(config.seed)
-        codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device, journal)
-        clock.lap("clusterbook")
-        head, head_losses = fit_head(features, codebook, config, generator, journal)
-        clock.lap("head")
-        clusters, linear, probe_losses = fit_probes(head, features, train, config, journal)
-        clock.lap("probes")
+    generator = seed_all(config.seed)
+    codebook, clusterbook_losses = fit_clusterbook(features, config, generator, backbone.mean.device, journal)
+    clock.lap("clusterbook")
+    head, head_losses = fit_head(features, codebook, config, generator, journal)
+    clock.lap("head")
+    clusters, linear, probe_losses = fit_probes(head, features, train, config, journal)
+    clock.lap("probes")
     segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.scored_size, train.classes).eval()
     return Fitted(segmenter, {"clusterbook": clusterbook_losses, "head": head_losses} | probe_losses, clock.laps)
 

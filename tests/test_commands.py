@@ -206,3 +206,16 @@ def test_help_names_every_command(monkeypatch, capsys):
     for command in ("data", "pretrain", "fit", "evaluate", "segment", "verify"):
         assert command in printed
     assert sys.argv == ["cause-lite", "--help"]
+
+
+def test_two_processes_may_make_the_same_folder(tmp_path):
+    """Whoever comes second keeps what the first made."""
+
+    def write(part: Path) -> None:
+        part.mkdir()
+        (part / "a").write_text("second")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "a").write_text("first")
+
+    write_whole(tmp_path / "made", write)
+    assert [(p.name, (p / "a").read_text()) for p in tmp_path.iterdir()] == [("made", "first")]

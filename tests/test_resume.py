@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import quick_config
 
-from cause_lite.files import UserError, locked
+from cause_lite.files import UserError, locked, read_torch
 from cause_lite.journal import Journal, StoppedError
 from cause_lite.train import fit
 
@@ -124,3 +128,19 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     outputs = [(tmp_path / out / "segmenter.safetensors").read_bytes() for out in ("whole", "killed")]
     assert outputs[0] == outputs[1]
     assert not (tmp_path / "killed" / "resume").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_names_and_state(few_scenes, small_backbone, tmp_path, monkeypatch):
+    """A white image's features are infinite: the step that meets it stops, names its batch, and keeps its state."""
+    images, plain = few_scenes.images.copy(), small_backbone.features
+    images[3] = 255
+
+    def features(batch: np.ndarray) -> torch.Tensor:
+        white = torch.from_numpy((batch == 255).all(axis=(1, 2, 3)))
+        return plain(batch).masked_fill(white[:, None, None], torch.inf)
+
+    monkeypatch.setattr(small_backbone, "features", features)
+    with pytest.raises(UserError, match=r"Clusterbook: the loss is nan at step \d+ \(state in .*image 3\b") as raised:
+        fit(quick_config(head="mlp"), replace(few_scenes, images=images), small_backbone, Journal(tmp_path, "test"))
+    kept = read_torch(Path(re.search(r"state in (.*?)\)", str(raised.value)).group(1)))
+    assert math.isnan(kept["losses"][-1])
