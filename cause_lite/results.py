@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import json
 import math
 import platform
@@ -77,7 +78,25 @@ def record(
         "commit": commit(), "environment": environment(),
     }  # fmt: skip
     write_json(records_dir() / f"{key}.json", entry)
-    glue(key, f"{value:.{digits}f}" + (f" {unit}" if unit else ""), display=False)
+    glue(key, Headline(f"{value:.{digits}f}" + (f" {unit}" if unit else ""), entry), display=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """A number as a page shows it: its text, and a button that tells its record (book/_static/numbers.js)."""
+
+    text: str
+    entry: dict
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.entry["environment"].items())
+        told = {k: v for k, v in self.entry.items() if v not in (None, "")} | {"environment": versions}
+        about = html.escape(json.dumps(told), quote=True)
+        title = html.escape(f"{self.entry['key']}: show its record")
+        return f'<button type="button" class="number" title="{title}" data-record="{about}">{self.text}</button>'
 
 
 @dataclasses.dataclass(frozen=True)

