@@ -216,14 +216,18 @@ def _as_html(text: str) -> str:
     return re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
 
 
+def devices(records: dict[str, dict]) -> str:
+    """Where the runs of each head ran."""
+    ran = {(r["method"], r["environment"].get("accelerator", "a CPU")) for r in records.values()}
+    return ", ".join(f"{method} on {device}" for method, device in sorted(ran))
+
+
 def told(records: dict[str, dict], base: str) -> pd.DataFrame:
-    """For each run its scores (mean ± spread), the paired differences from `base` with intervals, and where it ran."""
+    """For each run its scores (mean ± spread), and the paired differences from `base` with intervals."""
     tables = {score: paired(records, base, score) for score in ("miou", "pacc")}
     frame = tables["miou"][["method", "title", "seeds"]].rename(columns={"method": "head", "title": "run"})
-    ran_on = {(r["method"], r["name"]): r["environment"].get("accelerator", "CPU") for r in records.values()}
-    frame["device"] = [ran_on[run.method, run.name] for run in tables["miou"].itertuples()]
     for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
         runs = list(tables[score].itertuples())
         frame[f"{name}, %"] = [f"{r.mean:.1f}" + ("" if np.isnan(r.std) else f" ± {r.std:.1f}") for r in runs]
         frame[f"Δ {name}"] = ["" if r.name == base else with_interval(r) for r in runs]
-    return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds", "device"]]
+    return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
