@@ -13,6 +13,7 @@ from torch import Tensor
 from cause_lite.backbone import load_backbone
 from cause_lite.config import CHOICES
 from cause_lite.files import UserError, project_dir, read_json, read_torch, write_json, write_whole
+from cause_lite.head import TRHead
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import Segmenter, build_head
 
@@ -135,6 +136,27 @@ def _ours(released: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         key = table[source] + inner.removeprefix(source) if source else inner
         renamed[key] = value.flatten(1) if value.ndim == 4 else value
     return renamed
+
+
+def released_state(segmenter: Segmenter) -> dict[str, Tensor]:
+    """What `segment_{mlp,tr}.pth` would hold of this segmenter: its head as teacher and student, no projections."""
+    table = {ours: theirs for theirs, ours in (_BRANCHES | _DECODER).items()}
+    inside = "tr." if isinstance(segmenter.head, TRHead) else ""
+    content = {
+        f"linear.f.{part}": value for part, value in _convolved(segmenter.linear_probe.classify.state_dict()).items()
+    }
+    for name, value in segmenter.head.state_dict().items():
+        source = next((ours for ours in table if name.startswith(f"{ours}.")), None)
+        theirs = inside + table[source] + name.removeprefix(source) if source else "query_pos"
+        if name != "codebook":
+            kept = _convolved({"weight": value})["weight"] if name.startswith("reduce.") else value
+            content |= {f"{part}.{theirs}": kept.clone() for part in ("head", "head_ema")}
+    return content
+
+
+def _convolved(layer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A linear layer's tensors as those of a 1x1 convolution."""
+    return {name: value[..., None, None] if value.ndim == 2 else value for name, value in layer.items()}
 
 
 def load_released(segment: Path, cluster: Path, modular: Path, student: bool = False) -> Segmenter:

@@ -174,7 +174,7 @@ def reproduce(
         raise UserError("reproduce: --released and --as-released exclude each other")
     if rehearse:
         for record in rows_of.rehearse(console.print, device):
-            console.print(f"rehearsed {record['row']}: {record['seconds']:.0f} s")
+            console.print(f"rehearsed {record['row']}, {record['kind']}: {record['seconds']:.0f} s")
     elif what is None:
         table = Table("row", "published mIoU %", "pixel accuracy %", title="Published rows")
         for each in rows():

@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from cause_lite import scenes
+from cause_lite import checkpoints, scenes
 from cause_lite.backbone import RELEASED
 from cause_lite.config import FitConfig
 from cause_lite.files import write_whole
+from cause_lite.segmenter import Segmenter
 
 COUNTS = {"train": 3, "val": 2}
 WIDTH = 64
@@ -136,6 +137,14 @@ def _write_released(name: str, path: Path) -> None:
     if prefix:
         tensors["module.fc.fc1.weight"] = torch.zeros(4, WIDTH)
     write_whole(path, lambda part: torch.save({RELEASED[name][1]: tensors, "epoch": 1}, part))
+
+
+def write_released(segmenter: Segmenter, files: dict[str, Path]) -> None:
+    """The three files that the authors release of a row, holding this segmenter."""
+    cluster = {"cluster_probe": segmenter.cluster_probe.centres.data}
+    write_whole(files["segment"], lambda part: torch.save(checkpoints.released_state(segmenter), part))
+    write_whole(files["cluster"], lambda part: torch.save(cluster, part))
+    write_whole(files["modular"], lambda part: np.save(part, segmenter.codebook.cpu().numpy()))
 
 
 def write_stage(root: Path, backbones: set[str]) -> None:

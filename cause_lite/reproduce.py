@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import psutil
 import timm
 
-from cause_lite import bench, checkpoints, datasets, downloads, rehearsal, results
+from cause_lite import as_released, bench, checkpoints, datasets, downloads, parallel, rehearsal, results
 from cause_lite.backbone import RELEASED, load_backbone, local_weights
 from cause_lite.config import FitConfig
 from cause_lite.device import choose_device, device_name
 from cause_lite.experiments import CAUSE, as_record
-from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json
+from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json, write_whole
 from cause_lite.images import crops_of
+from cause_lite.metrics import ClusterMetrics
 from cause_lite.official import OFFICIAL
+from cause_lite.plots import colourise, image_grid
 from cause_lite.recipes import Row, rows
 from cause_lite.recipes import row as row_named
-from cause_lite.run import fit_to, score_segmenter
+from cause_lite.run import fit_to, load_evaluation, name_clusters, score_segmenter
 from cause_lite.segmenter import Segmenter
 
 WIDTHS = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}  # else that of a ViT-B
@@ -127,26 +132,40 @@ def reproduce_row(
 ) -> dict:  # fmt: skip
     """Fetch, fit (or load what was released), score with and without CRF -> the run's record.
 
-    Raises UserError listing everything that is lacking, before anything starts.
+    A picture of a few results is written beside where the record goes. Raises UserError listing everything that is
+    lacking, before anything starts.
     """
     if missing := lacking(row, kind):
         raise UserError(f"{row.key}: cannot start; lacking: " + "; ".join(missing))
     config, start = adapt(configured(row, kind, seed)), time.perf_counter()
     datasets.prepare(config.data, say)
-    segmenter = _segmenter(row, config, kind, device)
-    scores = score_segmenter(segmenter.to(choose_device(device)), config, crf)
+    segmenter = fitted(row, config, kind, device).to(choose_device(device))
+    scores = score_segmenter(segmenter, config, crf)
     scored = scores["crf" if crf else "cluster"]
     seconds = time.perf_counter() - start
-    record = as_record(CAUSE[config.head], config, scored, seconds)
-    return record | {
+    record = as_record(CAUSE[config.head], config, scored, seconds) | {
         "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "crf": crf,
         "device": device_name(choose_device(device)),
         "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),
         "linear_matched": _pair(scores["linear"].compute()), "published": row.published,
     }  # fmt: skip
+    parallel.by_first(lambda: _draw(segmenter, config, scores["cluster"], record_path(record).with_suffix(".png")))
+    return record
 
 
-def _segmenter(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
+def _draw(segmenter: Segmenter, config: FitConfig, metrics: ClusterMetrics, path: Path, count: int = 6) -> None:
+    """Images of the evaluation split, what is predicted in them (without the CRF), and the truth."""
+    some = load_evaluation(config)
+    images, labels = some.images[:count], some.labels[:count]
+    named = [name_clusters(segmenter.segment(image), metrics) for image in images]
+    maps = [[colourise(of_one, classes=len(some.classes)) for of_one in maps] for maps in (named, labels)]
+    figure = image_grid([list(images), *maps], ["image", "predicted", "truth"])
+    write_whole(path, lambda part: figure.savefig(part, dpi=100))
+    plt.close(figure)
+
+
+def fitted(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
+    """The authors' checkpoint, or the row's fit by these settings, made now if it is not in the cache."""
     if kind == "released":
         segmenter = checkpoints.load_released(**released_files(row))
         segmenter.backbone, segmenter.size = load_backbone(config.backbone), config.scored_size
@@ -167,8 +186,12 @@ def records_dir(rehearsed: bool = False) -> Path:
     return root / "_build" / "rehearsal" if rehearsed else root / "data" / "records" / "rows"
 
 
+def record_path(record: dict) -> Path:
+    return records_dir(record["rehearsal"]) / record["row"] / f"{record['kind']}-{record['seed']}.json"
+
+
 def write_record(record: dict) -> Path:
-    path = records_dir(record["rehearsal"]) / record["row"] / f"{record['kind']}-{record['seed']}.json"
+    path = record_path(record)
     write_json(path, record)
     return path
 
@@ -182,18 +205,28 @@ def read_records(row: Row, rehearsed: bool = False) -> Iterator[dict]:
         yield record
 
 
+KINDS = ("clean", "released", "as_released")
+
+
 def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
-    """Every row end to end, on miniature data sets and narrow random backbones in the official formats."""
+    """Every row end to end and in every kind, on miniature data sets and narrow random backbones in official formats.
+
+    The clean fit of a row, written in the form of the authors' files, is what stands in for their checkpoint.
+    """
     found = rows()
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, CAUSE_DATA=f"{folder}/data", CAUSE_CACHE=f"{folder}/cache"),
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", message=as_released.WARNING)  # what that kind is about
         rehearsal.write_stage(Path(folder) / "data", {row.config.backbone for row in found})
-        for row in found:
-            patch = load_backbone(row.config.backbone).patch
-            adapt = partial(rehearsal.rehearsed, patch=patch)
-            record = reproduce_row(row, 0, "clean", device, lambda text: None, adapt=adapt, as_rehearsal=True)
+        for row, kind in itertools.product(found, KINDS):
+            adapt = partial(rehearsal.rehearsed, patch=load_backbone(row.config.backbone).patch)
+            if kind == "released":
+                clean = fitted(row, adapt(configured(row, "clean", 0)), "clean", device)
+                rehearsal.write_released(clean, released_files(row))
+            record = reproduce_row(row, 0, kind, device, lambda text: None, adapt=adapt, as_rehearsal=True)
             write_record(record)
             yield record
     say(f"{len(found)} rows went through, from their official files to a score; none of these numbers is a result")

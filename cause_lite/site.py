@@ -117,7 +117,7 @@ def build() -> None:
     fetch_assets(root / "book" / "_vendor")
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
     write_table_pages(root / "book")
-    for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows())):
+    for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows()) * len(reproduce.KINDS)):
         pass
     fit_all()
     tools = Path(sys.executable).parent

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from cause_lite import reproduce
+from cause_lite import plots, reproduce
+from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
 
 RUNS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
@@ -54,6 +58,31 @@ def runs_table(table: str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
 
 
+def gallery(table: str) -> str:
+    """HTML: of each run that was made, its picture, its confusion and its IoU by class; or that there is none."""
+    made = [(row, record) for row in rows(table) for record in reproduce.read_records(row)]
+    if not made:
+        return "<p>No row of this table has been run here yet: there is nothing to show.</p>"
+    return "".join(_shown(row, record) for row, record in made)
+
+
+def _shown(row: Row, record: dict) -> str:
+    title, classes = f"{row.name}, {RUNS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
+    parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
+    if picture.exists():
+        parts.append(_embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
+    figure, drawn = plots.confusion(record, classes), io.BytesIO()
+    figure.savefig(drawn)
+    plt.close(figure)
+    parts.append(_embedded(drawn.getvalue(), f"{title}: how many pixels of each class went to each cluster."))
+    scores = pd.DataFrame({"class": classes, "IoU, %": record["iou"]})
+    return "".join([*parts, scores.to_html(index=False, float_format="{:.1f}".format, na_rep="never occurs")])
+
+
+def _embedded(png: bytes, alt: str) -> str:
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
 def missing_table(table: str) -> pd.DataFrame:
     """What would fill the empty cells: the command, and what it is expected to take on one GPU."""
     lines = []
@@ -74,8 +103,8 @@ def rehearsed_table(table: str) -> pd.DataFrame:
     """Which rows went through the dress rehearsal of this build. Its scores are left out: they mean nothing."""
     lines = []
     for row in rows(table):
-        done = list(reproduce.read_records(row, rehearsed=True))
-        lines.append({"row": row.name, "rehearsed": done[0]["date"][:10] if done else "not in this build"})
+        done = {record["kind"]: record["date"][:10] for record in reproduce.read_records(row, rehearsed=True)}
+        lines.append({"row": row.name} | {title: done.get(kind, "not in this build") for kind, title in RUNS.items()})
     return pd.DataFrame(lines).set_index("row")
 
 

@@ -7,11 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from cause_lite import checkpoints, rehearsal, reproduce
+from cause_lite import rehearsal, reproduce
 from cause_lite.backbone import load_backbone
 from cause_lite.files import UserError, write_json
-from cause_lite.head import MLPHead
 from cause_lite.recipes import row, rows
 
 
@@ -20,6 +20,7 @@ def stage(tmp_path, monkeypatch):
     rehearsal.write_stage(tmp_path / "data", {"vit_small_patch8_224.dino", "msn_vit_small_16"})
     monkeypatch.setenv("CAUSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CAUSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reproduce, "project_dir", lambda: tmp_path)
     return tmp_path
 
 
@@ -45,34 +46,20 @@ def test_as_released_is_stamped(stage):
     assert record["config"]["label_flow"] == record["config"]["ddp"] == "as_released"
 
 
-def write_released(folder, classes: int, dim: int) -> MLPHead:
-    """Files as the release's training writes them, for an MLP head."""
-    torch.manual_seed(0)
-    head, linear = MLPHead(dim, 90), torch.nn.Linear(90, classes)
-    names = {"linear": "f1", "nonlinear.0": "f2.0", "nonlinear.2": "f2.2"}
-    content = {}
-    for part in ("head", "head_ema"):
-        for ours, theirs in names.items():
-            layer = head.reduce.get_submodule(ours)
-            content[f"{part}.{theirs}.weight"] = layer.weight.detach()[..., None, None]
-            content[f"{part}.{theirs}.bias"] = layer.bias.detach()
-    content |= {"linear.f.weight": linear.weight.detach()[..., None, None], "linear.f.bias": linear.bias.detach()}
-    folder.mkdir(parents=True)
-    torch.save(content, folder / "segment_mlp.pth")
-    torch.save({"cluster_probe": torch.randn(classes, 90)}, folder / "cluster_mlp.pth")
-    np.save(folder / "modular.npy", torch.randn(32, dim).numpy())
-    return head
-
-
-def test_a_released_checkpoint_is_scored(stage):
-    key = "cocostuff27/dino-s8-mlp"
-    with pytest.raises(UserError, match=r"segment_mlp\.pth.*README of ByungKwanLee"):
+@pytest.mark.parametrize("key", ["cocostuff27/dino-s8-mlp", "cocostuff27/msn-s16-tr"])
+def test_a_released_checkpoint_scores_what_its_segmenter_does(stage, key):
+    """A clean fit, written as the authors' files and read back, gives the same label maps."""
+    with pytest.raises(UserError, match=r"segment_(mlp|tr)\.pth.*README of ByungKwanLee"):
         reproduced(key, "released")
-    head = write_released(stage / "data" / "released" / key, 27, rehearsal.WIDTH)
-    record = reproduced(key, "released", crf=False)
-    assert record["kind"] == "released"
-    loaded = checkpoints.load_released(**reproduce.released_files(row(key)))
-    assert torch.equal(loaded.head.reduce.linear.weight, head.reduce.linear.weight)
+    clean = reproduced(key, crf=False)
+    config = rehearsal.rehearsed(row(key).config, load_backbone(row(key).config.backbone).patch)
+    rehearsal.write_released(reproduce.fitted(row(key), config, "clean", "cpu"), reproduce.released_files(row(key)))
+    released = reproduced(key, "released", crf=False)
+    assert released["kind"] == "released"
+    for field in ("confusion", "miou", "linear"):
+        assert released[field] == clean[field]
+    with Image.open(reproduce.record_path(released).with_suffix(".png")) as picture:
+        assert picture.width > 500
 
 
 def test_everything_lacking_is_said_before_the_start(stage, monkeypatch):
