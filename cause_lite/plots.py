@@ -11,6 +11,8 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
 
 from cause_lite.causal import LinearModel, bootstrap_interval, frontdoor_effect, naive_effect
@@ -36,6 +38,26 @@ def colourise(
     if image is not None:
         colours = share * colours + (1 - share) * image
     return colours.astype(np.uint8)
+
+
+def labelled(labels: np.ndarray, names: Sequence[str], least: float = 0.02, side: int = 384) -> np.ndarray:
+    """A label map (H, W) as colours with each class's name in it, at about `side` pixels: (h, w, 3) uint8.
+
+    So that colour alone carries no meaning. A class is named where it is widest, if it fills `least` of the map.
+    """
+    scale = max(1, side // labels.shape[1])
+    picture = Image.fromarray(colourise(labels, classes=len(names)).repeat(scale, 0).repeat(scale, 1))
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=side // 12)
+    for number in np.unique(labels[labels >= 0]):
+        mask = labels == number
+        if mask.mean() < least:
+            continue
+        inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        y, x = (scale * (place + 0.5) for place in np.unravel_index(inside.argmax(), mask.shape))
+        half = pen.textlength(names[number], font) / 2 + 2
+        x = min(max(x, half), picture.width - half)  # whole names, also at the border
+        pen.text((x, y), names[number], "white", font, "mm", stroke_width=2, stroke_fill="black")
+    return np.array(picture)
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], width: float = 9.0) -> Figure:

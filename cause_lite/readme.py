@@ -46,7 +46,7 @@ def gallery() -> Figure:
     segmenter = checkpoints.load("scenes")
     names = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
     found = [name_clusters(segmenter.segment(scenes.images[i]), names) for i in shown]
-    rows = [[plots.colourise(m, classes=len(scenes.classes)) for m in maps] for maps in (found, scenes.labels[shown])]
+    rows = [[plots.labelled(m, scenes.classes) for m in maps] for maps in (found, scenes.labels[shown])]
     return plots.image_grid([list(scenes.images[shown]), *rows], ["image", "found", "true"])
 
 

@@ -27,7 +27,7 @@ from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_j
 from cause_lite.images import crops_of
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.official import OFFICIAL
-from cause_lite.plots import colourise, image_grid
+from cause_lite.plots import image_grid, labelled
 from cause_lite.recipes import Row, rows
 from cause_lite.recipes import row as row_named
 from cause_lite.run import fit_to, load_evaluation, name_clusters, score_segmenter
@@ -158,7 +158,7 @@ def _draw(segmenter: Segmenter, config: FitConfig, metrics: ClusterMetrics, path
     some = load_evaluation(config)
     images, labels = some.images[:count], some.labels[:count]
     named = [name_clusters(segmenter.segment(image), metrics) for image in images]
-    maps = [[colourise(of_one, classes=len(some.classes)) for of_one in maps] for maps in (named, labels)]
+    maps = [[labelled(of_one, some.classes) for of_one in maps] for maps in (named, labels)]
     figure = image_grid([list(images), *maps], ["image", "predicted", "truth"])
     write_whole(path, lambda part: figure.savefig(part, dpi=100))
     plt.close(figure)
