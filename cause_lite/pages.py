@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import os
 import shutil
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from pypdf import PdfWriter
 
-from cause_lite.files import UserError, project_dir, write_json
+from cause_lite.files import UserError, project_dir, write_json, write_whole
 from cause_lite.progress import track
 
 VIEWS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -47,6 +49,8 @@ class Found:
     links: int = 0
     formulas: int = 0
     requests: int = 0
+    printed: int = 0
+    numbers: int = 0
 
 
 def chromium() -> str:
@@ -83,14 +87,37 @@ def served(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
+# On paper: no navigation, no folded code; solutions unfolded.
+PRINT = """#print-main-content, details.hide, button.toggle-button, nav, header, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
+.bd-footer-content, .headerlink, button.copybtn { display: none !important; }"""
+
+
+def print_book(browser: Browser, address: str, target: Path) -> int:
+    """All pages as one PDF with an outline, in the order of the contents; returns its number of pages."""
+    page, whole = browser.new_page(), PdfWriter()
+    page.goto(f"{address}/intro.html")
+    listed = "() => [...document.querySelectorAll('nav.bd-links a.internal')].map(a => [a.href, a.textContent.trim()])"
+    for url, title in track([[f"{address}/intro.html", "CAUSE, step by step"], *page.evaluate(listed)], "Printing"):
+        page.goto(url, wait_until="load")
+        page.wait_for_function("() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
+        page.add_style_tag(content=PRINT)
+        page.evaluate("document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'))")
+        printed = io.BytesIO(page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "15mm")))
+        whole.append(printed, outline_item=title)
+    page.close()
+    write_whole(target, lambda part: whole.write(part))
+    return len(whole.pages)
+
+
 def check(folder: Path, pictures: Path) -> Found:
-    """Open every page at both sizes in both themes; screenshots go to `pictures`."""
+    """Open every page at both sizes in both themes; screenshots go to `pictures`, a PDF of all beside the pages."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.html") if "_static" not in p.parts)
     found, anchors, links = Found(), {}, {}
     pictures.mkdir(parents=True, exist_ok=True)
     with served(folder) as address, sync_playwright() as play:
         options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         browser = play.chromium.launch(executable_path=chromium(), args=options)
+        found.printed = print_book(browser, address, folder / "cause-lite.pdf")
         for name in track(names, "Looking at pages"):
             views = [(v, t) for v in VIEWS for t in THEMES][: 1 if name.startswith(GENERATED) else None]
             for view, theme in views:
@@ -142,6 +169,7 @@ def _look(browser: Browser, address: str, name: str, view: str, theme: str, pict
     if (view, theme) == ("desktop", "light"):
         found.formulas += seen["formulas"]
         _move_sliders(page, where, found)
+        _ask_numbers(page, where, found)
     page.screenshot(
         path=pictures / f"{name.removesuffix('.html').replace('/', '-')}-{view}-{theme}.png", full_page=True
     )
@@ -166,6 +194,21 @@ def _move_sliders(page: Page, where: str, found: Found) -> None:
                 found.wrong.append(f"{where}: a slider does not follow {key}")
         if not before:
             found.wrong.append(f"{where}: a slider shows no picture")
+
+
+def _ask_numbers(page: Page, where: str, found: Found) -> None:
+    """Each headline number by the keyboard: its record must show, and go."""
+    for button in page.query_selector_all("article button.number"):
+        found.numbers += 1
+        key = button.get_attribute("title").split(":")[0]
+        button.focus()
+        page.keyboard.press("Enter")
+        box = page.query_selector("dialog.number[open]")
+        if not box or key not in box.inner_text() or "commit" not in box.inner_text():
+            found.wrong.append(f"{where}: {key} does not tell its record")
+        page.keyboard.press("Escape")
+        if page.query_selector("dialog.number[open]"):
+            found.wrong.append(f"{where}: the record of {key} does not close")
 
 
 def _check_search(browser: Browser, address: str, found: Found) -> None:
@@ -206,8 +249,9 @@ def main() -> None:
     for line in found.wrong:
         print(line)
     print(
-        f"{found.pages} pages, {found.formulas} formulas, {found.sliders} sliders, {found.links} links, "
-        f"{found.requests} requests, none to another host; screenshots in {pictures}"
+        f"{found.pages} pages, {found.formulas} formulas, {found.sliders} sliders, {found.numbers} numbers, "
+        f"{found.links} links, {found.requests} requests, none to another host; {found.printed} pages printed; "
+        f"screenshots in {pictures}"
         if not found.wrong
         else f"{len(found.wrong)} faults on {found.pages} pages"
     )
