@@ -199,11 +199,10 @@ def _reproduce_here(data: str, seeds: int, crf: bool) -> None:
     from cause_lite.files import project_dir, write_json
 
     records, target = [], project_dir() / "data" / "records" / f"{data}.json"
-    for record in table_records(data, seeds, crf):
-        records.append(record)
-        console.print(
-            f"seed {record['seed']}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %"
-        )
+    for seed in range(seeds):
+        for record in table_records(data, seed, crf and seed == 0):
+            records.append(record)
+            console.print(f"seed {seed}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
     write_json(target, {"records": records})
     console.print(summary(records).round(1).to_string())
     console.print(f"Records written to {target}")

@@ -17,6 +17,7 @@ from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.device import choose_device
+from cause_lite.files import cache_dir, read_json, write_json
 from cause_lite.images import flipped
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import cached_features
@@ -97,27 +98,42 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
         yield as_record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
 
 
-def table_records(data: str, seeds: int, crf: bool = False) -> Iterator[dict]:
-    """Every row of a data set's table, for seeds 0..seeds-1."""
-    for seed in range(seeds):
-        config = recipe(data, HEADS[0], seed)
-        train, test = load_training(config), load_evaluation(config)
-        yield from baseline_records(config, train, test)
-        for head in HEADS:
-            yield from cause_records(recipe(data, head, seed), train, crf and seed == 0)
+def table_records(data: str, seed: int, crf: bool = False) -> Iterator[dict]:
+    """Every row of a data set's table, for one seed."""
+    config = recipe(data, HEADS[0], seed)
+    train, test = load_training(config), load_evaluation(config)
+    yield from baseline_records(config, train, test)
+    for head in HEADS:
+        yield from cause_records(recipe(data, head, seed), train, crf)
 
 
-def held_out_records(data: str, seeds: int, split: str) -> Iterator[dict]:
-    """k-means on features and both heads on a split that no setting was chosen on, for seeds 0..seeds-1."""
-    for seed in range(seeds):
-        config = recipe(data, HEADS[0], seed)
-        train, test = load_training(config), load_evaluation(config, split)
-        for record in baseline_records(config, train, test, (FEATURE_KMEANS,)):
-            yield record | {"split": split}
-        for head in HEADS:
-            config, start = recipe(data, head, seed), time.perf_counter()
-            scores = score_segmenter(fitted_segmenter(config), config, split=split)
-            yield as_record(CAUSE[head], config, scores["cluster"], time.perf_counter() - start) | {"split": split}
+def held_out_records(data: str, seed: int, split: str) -> Iterator[dict]:
+    """k-means on features and both heads on a split that no setting was chosen on, for one seed."""
+    config = recipe(data, HEADS[0], seed)
+    train, test = load_training(config), load_evaluation(config, split)
+    for record in baseline_records(config, train, test, (FEATURE_KMEANS,)):
+        yield record | {"split": split}
+    for head in HEADS:
+        config, start = recipe(data, head, seed), time.perf_counter()
+        scores = score_segmenter(fitted_segmenter(config), config, split=split)
+        yield as_record(CAUSE[config.head], config, scores["cluster"], time.perf_counter() - start) | {"split": split}
+
+
+def scenes_records(seed: int) -> dict[str, list[dict]]:
+    """What the book's page on scenes shows of a seed: its `table` (the first with a CRF), and `held_out` images.
+
+    Computed once for a commit: what the build made beforehand is what the page draws on. With changes that are not
+    committed, it is computed each time.
+    """
+    path, commit = cache_dir() / "tables" / f"scenes-{seed}.json", results.commit()
+    if path.exists() and (made := read_json(path)).get("commit") == commit and not commit.endswith(("+", "unknown")):
+        return made["records"]
+    found = {
+        "table": list(table_records("scenes", seed, crf=seed == 0)),
+        "held_out": list(held_out_records("scenes", seed, "test")),
+    }
+    write_json(path, {"commit": commit, "records": found})
+    return found
 
 
 def summary(records: list[dict]) -> pd.DataFrame:

