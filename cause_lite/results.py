@@ -21,8 +21,12 @@ FIELDS = {"key", "value", "unit", "seed", "config_hash", "commit", "environment"
 
 def config_hash(config: object) -> str:
     """A short hash of a dataclass or dict of settings, equal for equal settings."""
+    return hashlib.sha256(_as_text(config).encode()).hexdigest()[:12]
+
+
+def _as_text(config: object) -> str:
     plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
 def environment() -> dict[str, str]:
@@ -78,7 +82,8 @@ def record(
         "commit": commit(), "environment": environment(),
     }  # fmt: skip
     write_json(records_dir() / f"{key}.json", entry)
-    glue(key, Headline(f"{value:.{digits}f}" + (f" {unit}" if unit else ""), entry), display=False)
+    text = f"{value:.{digits}f}" + (f" {unit}" if unit else "")
+    glue(key, Headline(text, entry | {"configuration": _as_text(config or {})}), display=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,5 +18,6 @@ document.addEventListener("DOMContentLoaded", () => {
     close.innerHTML = `<a href="${root}numbers.html">How every number was made</a> <button autofocus>Close</button>`;
     box.replaceChildren(table, close);
     box.showModal();
+    box.scrollTop = 0;
   });
 });
