@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import matplotlib.pyplot as plt
 import psutil
@@ -205,6 +205,20 @@ def read_records(row: Row, rehearsed: bool = False) -> Iterator[dict]:
         yield record
 
 
+@contextlib.contextmanager
+def _folders(**named: str) -> Iterator[None]:
+    """Within the block, the environment's folders are these."""
+    before = {name: os.environ.pop(name, None) for name in named}
+    os.environ.update(named)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 KINDS = ("clean", "released", "as_released")
 
 
@@ -216,7 +230,7 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
     found = rows()
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, CAUSE_DATA=f"{folder}/data", CAUSE_CACHE=f"{folder}/cache"),
+        _folders(CAUSE_DATA=f"{folder}/data", CAUSE_CACHE=f"{folder}/cache"),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message=as_released.WARNING)  # what that kind is about
