@@ -18,73 +18,19 @@ import matplotlib.pyplot as plt
 import psutil
 import timm
 
-from cause_lite import as_released, bench, checkpoints, datasets, downloads, parallel, rehearsal, results
+from cause_lite import as_released, checkpoints, datasets, downloads, parallel, rehearsal, results
 from cause_lite.backbone import RELEASED, load_backbone, local_weights
 from cause_lite.config import FitConfig
+from cause_lite.cost import expected_cost
 from cause_lite.device import choose_device, device_name
 from cause_lite.experiments import CAUSE, as_record
 from cause_lite.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json, write_whole
-from cause_lite.images import crops_of
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.official import OFFICIAL
 from cause_lite.plots import image_grid, labelled
 from cause_lite.recipes import Row, rows
-from cause_lite.recipes import row as row_named
 from cause_lite.run import fit_to, load_evaluation, name_clusters, score_segmenter
 from cause_lite.segmenter import Segmenter
-
-WIDTHS = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}  # else that of a ViT-B
-DEPTH = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What a row is expected to take: crops and patches of an epoch, bytes of features, hours, bytes of memory."""
-
-    crops: int
-    patches: int
-    feature_bytes: float
-    hours: float
-    memory_bytes: float
-
-
-def expected_cost(row: Row) -> Cost:
-    """What a row should take on one GPU: its operations at the slowest rate that the bench's rows reached there."""
-    config, (width, patches) = row.config, _width_and_patches(row)
-    images = OFFICIAL[config.data].splits["train"][1] or 0
-    crops = images * len(crops_of(config.crops))
-    feature_bytes = crops * patches * width * 2.0
-    epochs = config.clusterbook_epochs + config.head_epochs + config.probe_epochs
-    hours = crops * operations(row, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
-    keys = config.num_concepts * config.bank_capacity
-    memory = 4.0 * (keys * config.projection_dim + config.batch_size * patches * (8 * width + 4 * patches))
-    return Cost(crops, patches, feature_bytes, hours, memory)
-
-
-def _width_and_patches(row: Row) -> tuple[int, int]:
-    patch = int(row.backbone.rsplit("-", 1)[1][1:])
-    return WIDTHS.get(row.backbone, 768), (row.config.size // patch) ** 2
-
-
-def operations(row: Row, passes: int) -> float:
-    """Floating-point operations of the matrix products that one crop takes: `passes` of the backbone, and step 2."""
-    config, (width, patches) = row.config, _width_and_patches(row)
-    one_pass = DEPTH * (24 * patches * width**2 + 4 * patches**2 * width)
-    attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head == "tr" else 0
-    head = config.head_epochs * 4 * (attention + 4 * patches * width**2)
-    keys = config.num_concepts * config.bank_capacity
-    contrast = config.head_epochs * 8 * (patches / config.cell**2) * keys * config.reduced_dim
-    return passes * one_pass + head + contrast
-
-
-def sustained() -> tuple[float, str]:
-    """Operations a second of the slowest row that the bench ran on an accelerator, all stages in; and its name."""
-    line = read_json(bench.records_path("cuda"))["lines"]["published rows"]
-    rates = [
-        made["images"] * operations(row_named(f"cocostuff27/{made['case']}"), passes=1) / made["seconds"]
-        for made in line["rows"]
-    ]
-    return min(rates), line["environment"]["accelerator"]
 
 
 def lacking(row: Row, kind: str = "clean") -> list[str]:

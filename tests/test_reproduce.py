@@ -11,6 +11,7 @@ from PIL import Image
 
 from cause_lite import rehearsal, reproduce
 from cause_lite.backbone import load_backbone
+from cause_lite.cost import expected_cost
 from cause_lite.files import UserError, write_json
 from cause_lite.recipes import row, rows
 
@@ -81,7 +82,7 @@ def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
 
 
 def test_expected_costs_grow_as_they_should():
-    costs = {r.key: reproduce.expected_cost(r) for r in rows()}
+    costs = {r.key: expected_cost(r) for r in rows()}
     small, large = costs["cocostuff27/dino-s8-tr"], costs["cocostuff27/dino-b8-tr"]
     assert small.crops == 5 * 49_629 and small.patches == 1600
     assert large.hours > small.hours > costs["cocostuff27/dino-s8-mlp"].hours
