@@ -45,11 +45,11 @@ def seconds(work: Callable[[], object]) -> float:
 def watched(work: Callable[[], object]) -> tuple[float, float]:
     """Seconds of one run, and its peak memory above what was held before, in MB.
 
-    On a CPU that is private memory, looked at each 2 ms; on an accelerator, what torch took of its memory.
+    Where the device counts its own (CUDA), what torch took of its memory; else private memory, looked at each 2 ms.
     """
     gc.collect()
-    if torch.accelerator.is_available():
-        module = torch.get_device_module()
+    module = torch.get_device_module()
+    if torch.accelerator.is_available() and hasattr(module, "reset_peak_memory_stats"):
         module.reset_peak_memory_stats()
         held, taken = module.memory_allocated(), seconds(work)
         return taken, round((module.max_memory_allocated() - held) / 1e6, 1)

@@ -36,9 +36,9 @@ def device_name(place: torch.device) -> str:
 
 @contextlib.contextmanager
 def repeatable(place: torch.device) -> Iterator[None]:
-    """Within the block, an accelerator adds in a fixed order: the same work, the same bits."""
+    """Within the block, CUDA adds in a fixed order: the same work, the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if place.type != "cpu":  # which adds in a fixed order anyway
+    if place.type == "cuda":  # a CPU does anyway; other kinds lack such forms of some operations
         torch.use_deterministic_algorithms(True)
     try:
         yield
