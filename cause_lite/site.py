@@ -113,6 +113,12 @@ def write_notebooks(build: Path) -> None:
     needs.write_text(f"cause-lite[book] @ {repository}\n", encoding="utf-8")
 
 
+def _run(command: list) -> None:
+    """Run it in the checkout; when it fails, end with its status."""
+    if status := subprocess.run(command, cwd=project_dir(), check=False).returncode:
+        sys.exit(status)
+
+
 def build() -> None:
     """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
     root = project_dir()
@@ -124,22 +130,10 @@ def build() -> None:
         pass
     fit_all()
     tools = Path(sys.executable).parent
-    book = [
-        tools / "jupyter-book",
-        "build",
-        "book",
-        "--config",
-        "_config.yml",
-        "--path-output",
-        ".",
-        "-W",
-        "--keep-going",
-    ]
-    for command in (book, [tools / "cause-lite", "verify"]):
-        done = subprocess.run(command, cwd=root, check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+    places = ["--config", "_config.yml", "--path-output", "."]
+    _run([tools / "jupyter-book", "build", "book", *places, "-W", "--keep-going"])
     write_notebooks(root / "_build")
+    _run([tools / "cause-lite", "verify"])
     print(f"The book is at {root / '_build' / 'html' / 'index.html'}")
 
 
