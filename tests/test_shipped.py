@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cause_lite
-from cause_lite import readme, scenes
+from cause_lite import readme, scenes, studies
 from cause_lite.files import project_dir, read_json
 from cause_lite.pretrain import model_card
 
@@ -98,3 +98,15 @@ def test_numbers_in_tables_are_not_typed():
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("|"):
                 assert not re.search(r"\|\s*\d+(\.\d+)?\s*%?\s*\|", line), f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("study, base", [("labels", "clean"), ("ablations", studies.BASE)])
+@pytest.mark.parametrize("data", ["scenes", "camvid"])
+def test_a_run_is_paired_with_one_of_its_own_device(study, base, data):
+    """A CPU and a GPU give other bits, so a difference between them would not be the setting's alone."""
+    records = studies.read_study(study, data)
+    assert records
+    for key, record in records.items():
+        head, _, seed = key.split("/")
+        beside = records[f"{head}/{base}/{seed}"]["environment"].get("accelerator")
+        assert record["environment"].get("accelerator") == beside, key
