@@ -234,8 +234,30 @@ def matching_step(counts: np.ndarray, classes: np.ndarray, named: np.ndarray) ->
     return figure
 
 
-def ratio_bars(rows: list[dict]) -> Figure:
+def _compared(lines: dict[str, dict]) -> list[dict]:
+    """The cases of the bench that have a baseline, each with its line's name."""
+    rows = [row | {"name": f"{name}: {row['case']}"} for name, line in lines.items() for row in line["rows"]]
+    return [row for row in rows if "baseline_seconds" in row]
+
+
+def bench_table(lines: dict[str, dict], unit: str = "s") -> pd.io.formats.style.Styler:
+    """Ours and the baseline of each case that has one: times in `unit` (s or ms), their ratio, both peaks in MB."""
+    frame = pd.DataFrame(_compared(lines))
+    frame[["seconds", "baseline_seconds"]] *= {"s": 1, "ms": 1000}[unit]
+    columns = {
+        "name": "line: case", "seconds": f"ours, {unit}", "baseline_seconds": f"baseline, {unit}", "ratio": "ratio",
+        "megabytes": "ours, MB", "baseline_megabytes": "baseline, MB",
+    }  # fmt: skip
+    table = frame[list(columns)].rename(columns=columns).style.hide(axis="index")
+    table.format(precision=2 if unit == "s" else 1, na_rep="")
+    table.format("{:,.0f}", na_rep="", subset=["ours, MB", "baseline, MB"])
+    wrapped = {"white-space": "normal", "text-align": "left", "min-width": "12rem"}
+    return table.set_properties(subset=["line: case"], **wrapped)
+
+
+def ratio_bars(lines: dict[str, dict]) -> Figure:
     """How many times longer each baseline takes, with the range over rounds; a logarithmic axis."""
+    rows = _compared(lines)
     names = [row["name"] for row in rows]
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(rows) + 0.8))
     axis.barh(names, [row["ratio"] for row in rows], color="#3b7dd8", alpha=0.8)

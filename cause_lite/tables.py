@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -16,6 +13,7 @@ from cause_lite import plots, reproduce
 from cause_lite.cost import expected_cost
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
+from cause_lite.widgets import embedded, png
 
 RUNS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
 FLAGS = {"released": " --released", "clean": "", "as_released": " --as-released"}
@@ -71,17 +69,11 @@ def _shown(row: Row, record: dict) -> str:
     title, classes = f"{row.name}, {RUNS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
     parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
     if picture.exists():
-        parts.append(_embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
-    figure, drawn = plots.confusion(record, classes), io.BytesIO()
-    figure.savefig(drawn)
-    plt.close(figure)
-    parts.append(_embedded(drawn.getvalue(), f"{title}: how many pixels of each class went to each cluster."))
+        parts.append(embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
+    drawn = png(plots.confusion(record, classes))
+    parts.append(embedded(drawn, f"{title}: how many pixels of each class went to each cluster."))
     scores = pd.DataFrame({"class": classes, "IoU, %": record["iou"]})
     return "".join([*parts, scores.to_html(index=False, float_format="{:.1f}".format, na_rep="never occurs")])
-
-
-def _embedded(png: bytes, alt: str) -> str:
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def missing_table(table: str) -> pd.DataFrame:

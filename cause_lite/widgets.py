@@ -21,17 +21,19 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     return buffer.getvalue()
 
 
+def embedded(picture: bytes, alt: str) -> str:
+    """PNG bytes as an HTML image that needs no file."""
+    data = base64.b64encode(picture).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">'
+
+
 def slider(states: Mapping[Hashable, Figure], label: str, alt: str, start: int = 0) -> None:
     """Show a slider over pictures, linked in the page itself, so that it needs no kernel; arrow keys move it.
 
     `alt` describes a state, `{}` standing for its value; `start` is the index shown first. That picture is also
     put on the page as it is, for print and for readers without scripts.
     """
-    pictures = [
-        f'<img src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}" '
-        f'alt="{html.escape(alt.format(value), quote=True)}">'
-        for value, figure in states.items()
-    ]
+    pictures = [embedded(png(figure), alt.format(value)) for value, figure in states.items()]
     knob = ipywidgets.IntSlider(
         value=start, min=0, max=len(pictures) - 1, readout=False, layout={"width": "60%"}, description_allow_html=False
     )
