@@ -171,10 +171,11 @@ def _look(browser: Browser, address: str, name: str, view: str, theme: str, pict
     if (view, theme) == ("desktop", "light"):
         found.formulas += seen["formulas"]
         _move_sliders(page, where, found)
-        _ask_numbers(page, where, found)
     page.screenshot(
         path=pictures / f"{name.removesuffix('.html').replace('/', '-')}-{view}-{theme}.png", full_page=True
     )
+    if (view, theme) == ("desktop", "light"):  # after the picture, in which no focus is to show
+        _ask_numbers(page, where, found)
     page.close()
     return seen
 
