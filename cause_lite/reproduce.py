@@ -33,8 +33,11 @@ from cause_lite.run import fit_to, load_evaluation, name_clusters, score_segment
 from cause_lite.segmenter import Segmenter
 
 
-def lacking(row: Row, kind: str = "clean") -> list[str]:
-    """What a run of the row needs and this machine has not, each with what to do; what can be downloaded is no lack."""
+def lacking(row: Row, kind: str = "clean", as_rehearsal: bool = False) -> list[str]:
+    """What a run of the row needs and this machine has not, each with what to do; what can be downloaded is no lack.
+
+    A rehearsal runs on miniatures, so it is asked for its files but not for the room of the full data set.
+    """
     found, about = [], OFFICIAL[row.config.data]
     if about.folder in downloads.BY_HAND:
         try:
@@ -51,10 +54,15 @@ def lacking(row: Row, kind: str = "clean") -> list[str]:
     name = row.config.backbone
     if not local_weights(name) and name not in RELEASED and not timm.is_model_pretrained(name):
         found.append(f"weights of {name}: put a file into {data_dir() / 'weights'}")
-    cost, free = expected_cost(row), shutil.disk_usage(cache_dir()).free
-    if kind != "released" and free < min(cost.feature_bytes, 5e9):
-        found.append(f"disk: features want {min(cost.feature_bytes, 5e9) / 1e9:.0f} GB in {cache_dir()}")
-    if kind != "released" and psutil.virtual_memory().total < min(cost.memory_bytes, 8e9):
+    return found if as_rehearsal or kind == "released" else found + _lacking_room(row)
+
+
+def _lacking_room(row: Row) -> list[str]:
+    """What the row's fit at its full size wants of disk and memory and this machine has not."""
+    found, cost = [], expected_cost(row)
+    if shutil.disk_usage(cache_dir()).free < (wanted := min(cost.feature_bytes, 5e9)):
+        found.append(f"disk: features want {wanted / 1e9:.0f} GB in {cache_dir()}; free some or set CAUSE_CACHE")
+    if psutil.virtual_memory().total < min(cost.memory_bytes, 8e9):
         found.append(f"memory: about {cost.memory_bytes / 1e9:.0f} GB for the bank and a batch")
     return found
 
@@ -81,7 +89,7 @@ def reproduce_row(
     A picture of a few results is written beside where the record goes. Raises UserError listing everything that is
     lacking, before anything starts.
     """
-    if missing := lacking(row, kind):
+    if missing := lacking(row, kind, as_rehearsal):
         raise UserError(f"{row.key}: cannot start; lacking: " + "; ".join(missing))
     config, start = adapt(configured(row, kind, seed)), time.perf_counter()
     datasets.prepare(config.data, say)

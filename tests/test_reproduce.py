@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_everything_lacking_is_said_before_the_start(stage, monkeypatch):
     with pytest.raises(UserError, match=r"cannot start; lacking: Cityscapes needs an account.*; the authors'"):
         reproduce.reproduce_row(row("cityscapes/dino-s8-tr"), 0, "released", "cpu", print)
     assert not (stage / "cache" / "rows").exists()
+
+
+def test_room_is_asked_of_a_full_run_and_not_of_a_rehearsal(stage, monkeypatch):
+    """A small disk and little memory stop a row at its published size, and no miniature."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: mock.Mock(free=1e9))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: mock.Mock(total=1e9))
+    with pytest.raises(UserError, match=r"lacking: disk: features want 5 GB in .*cache.*; memory: about \d+ GB"):
+        reproduce.reproduce_row(row("cocostuff27/dino-s8-mlp"), 0, "clean", "cpu", print)
+    assert reproduced("cocostuff27/dino-s8-mlp", crf=False)["rehearsal"]
 
 
 def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
