@@ -46,7 +46,7 @@ def contrastive_loss(
             if vectors is keys:
                 positive[torch.arange(patches), number * patches + torch.arange(patches)] = False
             partition = (similarity.exp() * (positive | negative)).sum(1, keepdim=True)
-            pairs = (partition.log() - similarity)[positive]
+            pairs = partition.expand_as(similarity)[positive].log() - similarity[positive]
             images.append(pairs.mean() if len(pairs) else similarity.sum() * 0)
         means.append(torch.stack(images).mean())
     return torch.stack(means).mean()

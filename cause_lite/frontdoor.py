@@ -86,9 +86,10 @@ class _InfoNCE(torch.autograd.Function):
         partition, pull = anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
         sums, reduced = anchors.new_zeros(len(positive), anchors.shape[1]), []
         counted = counted[anchor_concept].T.contiguous()  # (K, N), so that a key's row is copied as a whole
+        room = _Room(keys, anchors, min(chunk, len(rows)))
         for part in _slices(len(rows), chunk):
-            near = keys[rows[part]] if weight is None else keys[rows[part]] @ weight
-            odds = _odds(near, anchors, counted[key_concept[part]], own, part.start, temperature)
+            near = room.rows(keys, rows[part]) if weight is None else room.rows(keys, rows[part]) @ weight
+            odds = room.odds(near, anchors, counted, key_concept[part], own, part.start, temperature)
             partition += odds.sum(dim=0)
             pull += odds.T @ near
             sums.index_add_(0, key_concept[part], near)
@@ -118,14 +119,15 @@ class _InfoNCE(torch.autograd.Function):
             by_concept = anchors.new_zeros(len(positive), anchors.shape[1]).index_add_(0, anchor_concept, given)
             from_positives = positive.T @ by_concept
             grad_weight = anchors.new_zeros(keys.shape[1], anchors.shape[1])
+            room = _Room(keys, anchors, min(ctx.chunk, len(rows)))
             for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
-                odds = _odds(near, anchors, counted[key_concept[part]], ctx.own, part.start, ctx.temperature)
+                odds = room.odds(near, anchors, counted, key_concept[part], ctx.own, part.start, ctx.temperature)
                 grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[part]]
                 if ctx.own is not None:
                     low, high = max(part.start, ctx.own), min(part.stop, ctx.own + len(anchors))
                     itself = positive.diagonal()[key_concept[low:high], None]
                     grad_near[low - part.start : high - part.start] += itself * given[low - ctx.own : high - ctx.own]
-                grad_weight += keys[rows[part]].T @ grad_near / ctx.temperature
+                grad_weight += room.rows(keys, rows[part]).T @ grad_near / ctx.temperature
         return grad_total[:, None] * slope, grad_weight, *(None,) * 9
 
 
@@ -133,12 +135,31 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _odds(near: Tensor, anchors: Tensor, counted: Tensor, own: int | None, start: int, temperature: float) -> Tensor:
-    """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), 0 where a pair does not count."""
-    odds = (near @ (anchors / temperature).T).sub_(1 / temperature).exp_().mul_(counted)
-    if own is not None and start - own < len(anchors) and own - start < len(near):  # leave each anchor's own patch out
-        odds.diagonal(start - own).zero_()
-    return odds
+class _Room:
+    """Memory that each chunk of M keys is worked on in, in turn: fresh pages for each took longer than the copies."""
+
+    def __init__(self, keys: Float[Tensor, "k j"], anchors: Float[Tensor, "n r"], chunk: int) -> None:
+        self._rows = keys.new_empty(chunk, keys.shape[1])
+        self._counted, self._odds = anchors.new_empty(2, chunk, len(anchors))
+
+    def rows(self, keys: Float[Tensor, "k j"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m j"]:
+        """keys[rows], until the next call."""
+        return torch.index_select(keys, 0, rows, out=self._rows[: len(rows)])
+
+    def odds(
+        self, near: Tensor, anchors: Tensor, counted: Tensor, concept: Tensor, own: int | None, start: int,
+        temperature: float,
+    ) -> Float[Tensor, "m n"]:  # fmt: skip
+        """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), until the next call.
+
+        0 where a pair does not count by `counted` (K, N) and the keys' `concept` (M,), or is an anchor and itself.
+        """
+        counts = torch.index_select(counted, 0, concept, out=self._counted[: len(near)])
+        odds = torch.mm(near, (anchors / temperature).T, out=self._odds[: len(near)])
+        odds.sub_(1 / temperature).exp_().mul_(counts)
+        if own is not None and start - own < len(anchors) and own - start < len(near):
+            odds.diagonal(start - own).zero_()
+        return odds
 
 
 def concept_contrastive_loss(

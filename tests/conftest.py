@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from cause_lite import scenes
 from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
@@ -14,6 +15,11 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 
 REFERENCE = Path(__file__).parent / "reference"
+
+# The same examples in every run; `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=2000)
+settings.load_profile("repeat")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cause_lite.files import UserError
@@ -23,7 +23,6 @@ def stored(folder: Path, compute: Callable = VECTORS.__getitem__) -> PatchStore:
 
 
 @pytest.mark.parametrize("kept", [0, 3, 7, 100])
-@settings(max_examples=20, deadline=None)
 @given(which=st.lists(st.integers(0, 6), min_size=1), patch=st.integers(0, 3))
 def test_any_budget_reads_the_same(tmp_path_factory, kept, which, patch):
     asked = []

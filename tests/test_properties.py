@@ -8,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cause_lite.evaluate import concept_counts, positive_agreement
@@ -19,7 +19,6 @@ from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.segmenter import build_head
 
 seeds = st.integers(0, 2**31 - 1)
-few = settings(max_examples=25, deadline=None)
 
 
 def drawn(seed: int, *shape: int, dtype=torch.float64) -> torch.Tensor:
@@ -31,7 +30,6 @@ def contrastive_inputs(seed: int, dtype=torch.float64) -> dict[str, torch.Tensor
     return {name: drawn(seed + i, *shape, dtype=dtype) for i, (name, shape) in enumerate(shapes.items())}
 
 
-@few
 @given(seeds, st.integers(2, 12), st.sampled_from([1, 4, 96, 97, 400]), st.floats(0, 3))
 def test_modularity_equals_the_plain_formula(seed, patches, concepts, likeness):
     """With few and many concepts, and patches so alike that the strongest concepts do not settle a pair."""
@@ -45,8 +43,8 @@ def test_modularity_equals_the_plain_formula(seed, patches, concepts, likeness):
     torch.testing.assert_close(*(c.grad for c in codebooks))
 
 
-@few
 @given(seeds, st.integers(1, 3), st.sampled_from([3, 40]), st.integers(1, 5), st.booleans())
+@example(seed=10056724, images=1, width=3, chunk=1, with_bank=False)  # a patch with neither positives nor negatives
 def test_contrast_equals_the_plain_formula(seed, images, width, chunk, with_bank):
     """Given the projections, and given what they are computed from; value and gradients."""
     features, codebook = drawn(seed, images, 6, 5), drawn(seed + 1, 4, 5)
@@ -86,7 +84,6 @@ def test_gradients():
     assert torch.autograd.gradcheck(loss, inputs["projected"].requires_grad_())
 
 
-@few
 @given(seeds)
 def test_modularity_ignores_the_order_of_images_patches_and_concepts(seed):
     features, codebook = drawn(seed, 3, 9, 5), drawn(seed + 1, 4, 5)
@@ -96,7 +93,6 @@ def test_modularity_ignores_the_order_of_images_patches_and_concepts(seed):
     torch.testing.assert_close(modularity_loss(features[images][:, patches], codebook[concepts]), loss)
 
 
-@few
 @given(seeds)
 def test_contrast_ignores_the_order_of_images_patches_and_concepts(seed):
     inputs = contrastive_inputs(seed)
@@ -140,7 +136,6 @@ def test_degenerate_sizes_behave(shape):
     assert torch.isfinite(loss) and torch.isfinite(codebook.grad).all()
 
 
-@few
 @given(seeds, st.integers(2, 6), st.integers(0, 3))
 def test_scores_ignore_the_numbering_of_clusters(seed, classes, more):
     """Clusters follow classes two times in three, so that the best matching is unique."""
@@ -170,7 +165,6 @@ def test_metrics_refuse_clusters_out_of_range():
         ClusterMetrics(3).update(torch.tensor([3]), torch.tensor([0]))
 
 
-@few
 @given(seeds, st.integers(1, 6))
 def test_the_bank_keeps_the_newest_half_of_each_concept(seed, capacity):
     generator, bank = torch.Generator().manual_seed(seed), ConceptBank(3, 4, capacity)
@@ -199,7 +193,6 @@ def test_sampling_keeps_one_patch_of_each_cell():
             sample_grid(torch.zeros(1, patches, 1), cell, torch.tensor([0]))
 
 
-@few
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(1, 7))
 def test_processes_share_a_contrast(seed, processes, images, with_bank, chunk):
     """The mean over processes, each with its part of the anchors and all keys, is the whole batch's loss and slope."""
@@ -223,7 +216,6 @@ def test_processes_share_a_contrast(seed, processes, images, with_bank, chunk):
     torch.testing.assert_close(*slopes)
 
 
-@few
 @given(seeds)
 def test_the_papers_objectives_equal_their_formulas(seed):
     features, codebook = drawn(seed, 2, 6, 4) + 0.5, drawn(seed + 1, 3, 4)
@@ -253,7 +245,6 @@ def test_probe_probabilities_sum_to_one():
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(7))
 
 
-@few
 @given(seeds)
 def test_positive_agreement_equals_counting_pairs(seed):
     generator = torch.Generator().manual_seed(seed)
