@@ -32,6 +32,8 @@ from cause_lite.recipes import Row, rows
 from cause_lite.run import fit_to, load_evaluation, name_clusters, score_segmenter
 from cause_lite.segmenter import Segmenter
 
+KINDS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
+
 
 def lacking(row: Row, kind: str = "clean", as_rehearsal: bool = False) -> list[str]:
     """What a run of the row needs and this machine has not, each with what to do; what can be downloaded is no lack.
@@ -54,12 +56,12 @@ def lacking(row: Row, kind: str = "clean", as_rehearsal: bool = False) -> list[s
     name = row.config.backbone
     if not local_weights(name) and name not in RELEASED and not timm.is_model_pretrained(name):
         found.append(f"weights of {name}: put a file into {data_dir() / 'weights'}")
-    return found if as_rehearsal or kind == "released" else found + _lacking_room(row)
+    return found if as_rehearsal else found + _lacking_room(row, kind)
 
 
-def _lacking_room(row: Row) -> list[str]:
-    """What the row's fit at its full size wants of disk and memory and this machine has not."""
-    found, cost = [], expected_cost(row)
+def _lacking_room(row: Row, kind: str) -> list[str]:
+    """What a run at full size wants of disk and memory and this machine has not."""
+    found, cost = [], expected_cost(row, kind)
     if shutil.disk_usage(cache_dir()).free < (wanted := min(cost.feature_bytes, 5e9)):
         found.append(f"disk: features want {wanted / 1e9:.0f} GB in {cache_dir()}; free some or set CAUSE_CACHE")
     if psutil.virtual_memory().total < min(cost.memory_bytes, 8e9):
@@ -171,9 +173,6 @@ def _folders(**named: str) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-KINDS = ("clean", "released", "as_released")
 
 
 def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:

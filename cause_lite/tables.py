@@ -13,9 +13,9 @@ from cause_lite import plots, reproduce
 from cause_lite.cost import expected_cost
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
+from cause_lite.reproduce import KINDS
 from cause_lite.widgets import embedded, png
 
-RUNS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
 FLAGS = {"released": " --released", "clean": "", "as_released": " --as-released"}
 
 
@@ -33,7 +33,7 @@ def published_table(table: str) -> pd.DataFrame:
     for row in rows(table):
         records = list(reproduce.read_records(row))
         line = {"row": row.name, "published mIoU": row.published["miou"], "pAcc": row.published["pacc"]}
-        for kind, title in RUNS.items():
+        for kind, title in KINDS.items():
             mine = [record for record in records if record["kind"] == kind]
             line[title] = " / ".join(told(mine, score) for score in ("miou", "pacc")) if mine else "not run"
         lines.append(line)
@@ -48,7 +48,7 @@ def runs_table(table: str) -> pd.DataFrame:
     """Every run that was made of a table's rows: seed, date, device and the record to look it up in."""
     lines = [
         {
-            "row": row.name, "run": RUNS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
+            "row": row.name, "run": KINDS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
             "device": record["device"], "record": f"data/records/rows/{row.key}/{record['kind']}-{record['seed']}.json",
         }
         for row in rows(table)
@@ -66,7 +66,7 @@ def gallery(table: str) -> str:
 
 
 def _shown(row: Row, record: dict) -> str:
-    title, classes = f"{row.name}, {RUNS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
+    title, classes = f"{row.name}, {KINDS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
     parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
     if picture.exists():
         parts.append(embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
@@ -80,16 +80,12 @@ def missing_table(table: str) -> pd.DataFrame:
     """What would fill the empty cells: the command, and what it is expected to take on one GPU."""
     lines = []
     for row in rows(table):
-        have, cost = {record["kind"] for record in reproduce.read_records(row)}, expected_cost(row)
-        for kind in RUNS.keys() - have - {"released"}:
-            lines.append(
-                {
-                    "command": f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf",
-                    "hours a seed": cost.hours, "GPU memory, GB": cost.memory_bytes / 1e9,
-                    "features, GB": cost.feature_bytes / 1e9,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(lines).sort_values("command", ignore_index=True)
+        have = {record["kind"] for record in reproduce.read_records(row)}
+        for kind in KINDS.keys() - have:
+            cost, command = expected_cost(row, kind), f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf"
+            lines.append((command, cost.hours, cost.memory_bytes / 1e9, cost.feature_bytes / 1e9))
+    columns = ["command", "hours a seed", "GPU memory, GB", "features, GB"]
+    return pd.DataFrame(lines, columns=columns).sort_values("command", ignore_index=True)
 
 
 def rehearsed_table(table: str) -> pd.DataFrame:
@@ -97,7 +93,7 @@ def rehearsed_table(table: str) -> pd.DataFrame:
     lines = []
     for row in rows(table):
         done = {record["kind"]: record["date"][:10] for record in reproduce.read_records(row, rehearsed=True)}
-        lines.append({"row": row.name} | {title: done.get(kind, "not in this build") for kind, title in RUNS.items()})
+        lines.append({"row": row.name} | {title: done.get(kind, "not in this build") for kind, title in KINDS.items()})
     return pd.DataFrame(lines).set_index("row")
 
 
@@ -112,7 +108,7 @@ def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) 
 
 def _run_row(row: Row, seeds: int, say: Callable[[str], None]) -> None:
     have = {(record["kind"], record["seed"]) for record in reproduce.read_records(row)}
-    for kind in RUNS:
+    for kind in KINDS:
         if lacks := reproduce.lacking(row, kind):
             say(f"{row.key}, {kind}: not run; lacking: {'; '.join(lacks)}")
             continue

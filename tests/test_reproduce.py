@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from unittest import mock
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cause_lite import rehearsal, reproduce
+from cause_lite import rehearsal, reproduce, tables
 from cause_lite.backbone import load_backbone
 from cause_lite.cost import expected_cost
 from cause_lite.files import UserError, write_json
@@ -91,12 +92,26 @@ def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
         list(reproduce.read_records(row(record["row"])))
 
 
+def test_a_table_asks_for_what_was_not_run(tmp_path, monkeypatch):
+    """Three kinds of run a row, and nothing once each has a record."""
+    monkeypatch.setattr(reproduce, "project_dir", lambda: tmp_path)
+    asked = tables.missing_table("cityscapes")
+    assert len(asked) == 3 * len(rows("cityscapes")) and asked["hours a seed"].gt(0).all()
+    for of, kind in itertools.product(rows("cityscapes"), reproduce.KINDS):
+        reproduce.write_record({"rehearsal": False, "row": of.key, "kind": kind, "seed": 0, "miou": 1.0, "pacc": 2.0})
+    assert tables.missing_table("cityscapes").empty
+    assert set(tables.published_table("cityscapes")["our clean run"]) == {"1.0 / 2.0"}
+
+
 def test_expected_costs_grow_as_they_should():
     costs = {r.key: expected_cost(r) for r in rows()}
     small, large = costs["cocostuff27/dino-s8-tr"], costs["cocostuff27/dino-b8-tr"]
     assert small.crops == 5 * 49_629 and small.patches == 1600
     assert large.hours > small.hours > costs["cocostuff27/dino-s8-mlp"].hours
     assert costs["cocostuff27/dinov2-b14-tr"].patches == 23**2
+    scored = expected_cost(row("cocostuff27/dino-s8-mlp"), "released")
+    assert (scored.crops, scored.patches, scored.feature_bytes) == (2175, 1600, 0)
+    assert scored.hours < costs["cocostuff27/dino-s8-mlp"].hours
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"])
