@@ -114,7 +114,7 @@ def export(
     licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
 ) -> None:
     """Write a fitted segmenter as a Hugging Face model folder, with its card."""
-    from cause_lite.hub import export as write
+    from cause_lite.export import export as write
 
     console.print(
         f"Model folder written to {write(run, out, licence)}; share it with `cause-lite push {out} OWNER/NAME`."

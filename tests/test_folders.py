@@ -10,6 +10,7 @@ from PIL import Image
 
 import cause_lite
 from cause_lite import checkpoints, datasets, hub, scenes
+from cause_lite.export import export
 from cause_lite.files import UserError, read_json
 from cause_lite.recipes import recipe
 from cause_lite.run import fit_to, load_training
@@ -87,21 +88,21 @@ def run(photographs, tmp_path):
 
 
 def test_an_exported_folder_is_read_back(run, tmp_path):
-    hub.export(run, tmp_path / "model")
+    export(run, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "No label had any influence" in card and read_json(run / "fit.json")["config_hash"] in card
     image = scenes.render(0, "val", 1).image
     assert np.array_equal(cause_lite.load(tmp_path / "model").segment(image), checkpoints.load(run).segment(image))
     with pytest.raises(UserError, match="exists"):
-        hub.export(run, tmp_path / "model")
+        export(run, tmp_path / "model")
     with pytest.raises(UserError, match="no segmenter of that name"):
-        hub.export(tmp_path / "nothing", tmp_path / "other")
+        export(tmp_path / "nothing", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_the_hub_gets_and_gives_the_folder(run, tmp_path, monkeypatch):
     """The hub is stood in for by a folder; what is asked of it are tensors, JSON and the card."""
-    hub.export(run, tmp_path / "model")
+    export(run, tmp_path / "model")
     pushed = {}
 
     class Api:
