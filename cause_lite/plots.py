@@ -33,11 +33,11 @@ def colourise(
 ) -> np.ndarray:
     """Label map (H, W) -> colours (H, W, 3) uint8, blended onto `image` where one is given; ignored pixels dark."""
     table = palette(classes or int(labels.max(initial=0)) + 1)
-    colours = table[np.clip(labels, 0, len(table) - 1)].astype(np.float32)
+    colours = table[np.clip(labels, 0, len(table) - 1)]
     colours[labels < 0] = 30
-    if image is not None:
-        colours = share * colours + (1 - share) * image
-    return colours.astype(np.uint8)
+    if image is None:
+        return colours
+    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colours), share))
 
 
 def labelled(labels: np.ndarray, names: Sequence[str], least: float = 0.02, side: int = 384) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from cause_lite.backbone import Backbone
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.probe import ClusterProbe, LinearProbe
+
+STRIP = 2**18  # pixels whose similarities are computed at once
 
 
 def build_head(
@@ -66,9 +68,20 @@ class Segmenter(nn.Module):
     def segment(self, image: np.ndarray) -> np.ndarray:
         """An RGB image (H, W, 3) uint8 -> the cluster of each pixel, (H, W) uint8 in 0..n-1.
 
-        The image is resized to the square that the segmenter was trained on; its map is scaled back.
+        The image is resized to the square that the segmenter was trained on; its map is scaled back, some rows at a
+        time, so that memory is some bytes a pixel whatever the number of clusters.
         """
         square = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
         small = torch.from_numpy(np.array(square)).to(self.codebook.device).permute(2, 0, 1)[None].float() / 255
         maps = self.segment_features(self.backbone(small), self.backbone(small.flip(3)))
-        return self.similarities(maps, image.shape[:2]).argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return self._nearest(maps, image.shape[:2]).cpu().numpy()
+
+    def _nearest(self, maps: Float[Tensor, "1 r h w"], size: tuple[int, int]) -> UInt8[Tensor, "x y"]:
+        """The nearest cluster of each pixel, upsampled to `size`."""
+        height, width = size
+        if height > width:
+            return self._nearest(maps.transpose(2, 3), (width, height)).T
+        tall = F.interpolate(maps, size=(height, maps.shape[3]), mode="bilinear", align_corners=False)
+        strips = tall.split(max(1, STRIP // width), dim=2)  # bilinear is separable: first all rows, then each strip
+        nearest = [self.similarities(strip, (strip.shape[2], width)).argmax(1)[0].to(torch.uint8) for strip in strips]
+        return torch.cat(nearest)

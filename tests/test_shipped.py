@@ -10,6 +10,7 @@ import pytest
 
 import cause_lite
 from cause_lite import readme, scenes, studies
+from cause_lite.bench import watched
 from cause_lite.files import project_dir, read_json
 from cause_lite.pretrain import model_card
 
@@ -38,6 +39,12 @@ def test_the_bundled_segmenter_segments():
     labels = cause_lite.load("scenes").segment(scenes.render(0, "val", 0).image)
     assert labels.shape == (128, 128) and labels.dtype == np.uint8
     assert 2 <= len(np.unique(labels)) <= len(scenes.FINE_CLASSES)
+
+
+def test_a_photograph_takes_little_memory():
+    """Six megapixels: as one array, their features alone would be two gigabytes."""
+    segmenter, image = cause_lite.load("scenes"), np.zeros((2000, 3000, 3), np.uint8)
+    assert watched(lambda: segmenter.segment(image))[1] < 1000
 
 
 def test_the_readme_shows_the_records():
