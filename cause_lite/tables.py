@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from cause_lite import plots, reproduce
+from cause_lite import plots, reproduce, results
 from cause_lite.cost import expected_cost
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
@@ -45,11 +46,11 @@ def styled(frame: pd.DataFrame) -> Styler:
 
 
 def runs_table(table: str) -> pd.DataFrame:
-    """Every run that was made of a table's rows: seed, date, device and the record to look it up in."""
+    """Every run that was made of a table's rows: seed, date, device and where its record can be read."""
     lines = [
         {
             "row": row.name, "run": KINDS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
-            "device": record["device"], "record": f"data/records/rows/{row.key}/{record['kind']}-{record['seed']}.json",
+            "device": record["device"], "record": _address(reproduce.record_path(record)),
         }
         for row in rows(table)
         for record in reproduce.read_records(row)
@@ -57,12 +58,17 @@ def runs_table(table: str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
 
 
+def _address(record: Path) -> str:
+    return f"{results.repository()}/blob/main/data/records/rows/{record.relative_to(reproduce.records_dir()).as_posix()}"
+
+
 def gallery(table: str) -> str:
-    """HTML: of each run that was made, its picture, its confusion and its IoU by class; or that there is none."""
+    """HTML: the runs that were made, and of each its picture, confusion and IoU by class; or that there is none."""
     made = [(row, record) for row in rows(table) for record in reproduce.read_records(row)]
     if not made:
         return "<p>No row of this table has been run here yet: there is nothing to show.</p>"
-    return "".join(_shown(row, record) for row, record in made)
+    listed = runs_table(table).to_html(index=False, classes="told", render_links=True)
+    return listed + "".join(_shown(row, record) for row, record in made)
 
 
 def _shown(row: Row, record: dict) -> str:
@@ -83,8 +89,8 @@ def missing_table(table: str) -> pd.DataFrame:
         have = {record["kind"] for record in reproduce.read_records(row)}
         for kind in KINDS.keys() - have:
             cost, command = expected_cost(row, kind), f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf"
-            lines.append((command, cost.hours, cost.memory_bytes / 1e9, cost.feature_bytes / 1e9))
-    columns = ["command", "hours a seed", "GPU memory, GB", "features, GB"]
+            lines.append((row.name, command, cost.hours, cost.memory_bytes / 1e9, cost.feature_bytes / 1e9))
+    columns = ["row", "command", "hours a seed", "GPU memory, GB", "features, GB"]
     return pd.DataFrame(lines, columns=columns).sort_values("command", ignore_index=True)
 
 

@@ -97,10 +97,13 @@ def test_a_table_asks_for_what_was_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "project_dir", lambda: tmp_path)
     asked = tables.missing_table("cityscapes")
     assert len(asked) == 3 * len(rows("cityscapes")) and asked["hours a seed"].gt(0).all()
+    run = {"rehearsal": False, "seed": 0, "miou": 1.0, "pacc": 2.0, "date": "2026-01-02T03:04:05", "device": "cpu"}
     for of, kind in itertools.product(rows("cityscapes"), reproduce.KINDS):
-        reproduce.write_record({"rehearsal": False, "row": of.key, "kind": kind, "seed": 0, "miou": 1.0, "pacc": 2.0})
+        reproduce.write_record(run | {"row": of.key, "kind": kind})
     assert tables.missing_table("cityscapes").empty
     assert set(tables.published_table("cityscapes")["our clean run"]) == {"1.0 / 2.0"}
+    addresses = tables.runs_table("cityscapes")["record"]
+    assert addresses.str.endswith("blob/main/data/records/rows/cityscapes/dino-s8-tr/clean-0.json").sum() == 1
 
 
 def test_expected_costs_grow_as_they_should():
