@@ -59,7 +59,8 @@ def runs_table(table: str) -> pd.DataFrame:
 
 
 def _address(record: Path) -> str:
-    return f"{results.repository()}/blob/main/data/records/rows/{record.relative_to(reproduce.records_dir()).as_posix()}"
+    below = record.relative_to(reproduce.records_dir()).as_posix()
+    return f"{results.repository()}/blob/main/data/records/rows/{below}"
 
 
 def gallery(table: str) -> str:
