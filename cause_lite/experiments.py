@@ -25,7 +25,7 @@ from cause_lite.patches import cached_features
 from cause_lite.recipes import HEADS, evaluation_split, recipe
 from cause_lite.run import fitted_segmenter, load_evaluation, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans
+from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans, seed_all
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -86,11 +86,11 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
     """Two other cluster probes on the same head: trained by cosine, and plain k-means."""
     features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
     by_cosine = dataclasses.replace(config, probe_objective="cosine")
-    generator, device = torch.Generator().manual_seed(config.seed), segmenter.codebook.device
-    with tempfile.TemporaryDirectory() as folder:
+    device = segmenter.codebook.device
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         outputs = head_outputs(segmenter.head, features, Path(folder))
         start = time.perf_counter()
-        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator, device)[0]
+        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, seed_all(config.seed), device)[0]
         scores = score_segmenter(segmenter, config)
         yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
         start = time.perf_counter()

@@ -107,7 +107,7 @@ def rehearsed_table(table: str) -> pd.DataFrame:
 def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) -> None:
     """With CAUSE_PROFILE=gpu, run what the table lacks and can be run here; else say that records are shown."""
     if os.environ.get("CAUSE_PROFILE") != "gpu":
-        say("Shown from records. `CAUSE_PROFILE=gpu make book` runs what is missing, where there are data and a GPU.")
+        say("Shown from records; `CAUSE_PROFILE=gpu make book` runs what is missing.")
         return
     for row in rows(table):
         _run_row(row, seeds, say)
