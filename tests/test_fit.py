@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cause_lite import checkpoints
-from cause_lite.baselines import TestFeatures, score_supervised
+from cause_lite import baselines, checkpoints
 from cause_lite.evaluate import evaluate
 from cause_lite.files import UserError
 from cause_lite.patches import cached_features
@@ -36,10 +35,10 @@ def test_the_same_seed_gives_the_same_bytes(quick, few_scenes, small_backbone, t
 
 def test_the_supervised_ceiling_does_not_depend_on_what_was_drawn_before(quick, few_scenes, small_backbone):
     features, labels = cached_features(small_backbone, few_scenes.images, "Features"), few_scenes.labels
-    seen, found = TestFeatures(features, features), []
+    seen, found = baselines.TestFeatures(features, features), []
     for state in (1, 2):
         torch.manual_seed(state)
-        scored = score_supervised(features, labels, seen, labels, len(few_scenes.classes), quick)
+        scored = baselines.score_supervised(features, labels, seen, labels, len(few_scenes.classes), quick)
         found.append(scored.confusion)
     assert torch.equal(*found)
 
