@@ -33,6 +33,7 @@ from cause_lite.segmenter import Segmenter
 from cause_lite.train import fit_probes
 
 BASE = "recipe"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SHARES = (0.01, 0.1)
 EPOCHS = (0, 1, 2, 10)  # of step 3, beside the recipe's own
 
@@ -191,7 +192,8 @@ def effect(study: pd.DataFrame, name: str) -> str:
 
 def with_interval(row: object) -> str:
     """A difference and its interval; with one seed there is none."""
-    return f"{row.difference:+.1f}" + (f" ({row.low:+.1f} to {row.high:+.1f})" if row.seeds > 1 else " (one seed)")
+    spread = f"({row.low:+.1f} to {row.high:+.1f})" if row.seeds > 1 else "(one seed)"
+    return f"{row.difference:+.1f} " + spread.replace(" ", NO_BREAK)
 
 
 def decisions_table(data: tuple[str, ...] = ("scenes", "camvid")) -> pd.DataFrame:
@@ -228,6 +230,8 @@ def told(records: dict[str, dict], base: str) -> pd.DataFrame:
     frame = tables["miou"][["method", "title", "seeds"]].rename(columns={"method": "head", "title": "run"})
     for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
         runs = list(tables[score].itertuples())
-        frame[f"{name}, %"] = [f"{r.mean:.1f}" + ("" if np.isnan(r.std) else f" ± {r.std:.1f}") for r in runs]
+        frame[f"{name}, %"] = [
+            f"{r.mean:.1f}" + ("" if np.isnan(r.std) else f"{NO_BREAK}±{NO_BREAK}{r.std:.1f}") for r in runs
+        ]
         frame[f"Δ {name}"] = ["" if r.name == base else with_interval(r) for r in runs]
     return frame[["head", "run", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
