@@ -14,7 +14,7 @@ from cause_lite.datasets import Split
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.patches import PatchStore
 from cause_lite.probe import LinearProbe
-from cause_lite.train import fit_linear_probe, kmeans, patch_kmeans, seed_all
+from cause_lite.train import fit_linear_probe, kmeans, patch_kmeans, seeded
 
 
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
@@ -77,8 +77,7 @@ def score_supervised(
     train: PatchStore, train_labels: np.ndarray, test: TestFeatures, labels: np.ndarray, classes: int, config: FitConfig
 ) -> ClusterMetrics:
     """The ceiling: a linear probe trained with every label on unit backbone features (not matched)."""
-    with torch.random.fork_rng(devices=[]):
-        generator = seed_all(config.seed)
+    with seeded(config.seed) as generator:
         probe: LinearProbe = fit_linear_probe(train, train_labels, classes, config, generator, unit=True)[0]
     metrics = ClusterMetrics(classes)
     for start in range(0, len(labels), 10):

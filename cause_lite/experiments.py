@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cause_lite import baselines, results
 from cause_lite.backbone import load_backbone
@@ -25,7 +24,7 @@ from cause_lite.patches import cached_features
 from cause_lite.recipes import HEADS, evaluation_split, recipe
 from cause_lite.run import fitted_segmenter, load_evaluation, load_training, score_segmenter
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans, seed_all
+from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans, seeded
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -87,10 +86,11 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
     features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
     by_cosine = dataclasses.replace(config, probe_objective="cosine")
     device = segmenter.codebook.device
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with tempfile.TemporaryDirectory() as folder:
         outputs = head_outputs(segmenter.head, features, Path(folder))
         start = time.perf_counter()
-        segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, seed_all(config.seed), device)[0]
+        with seeded(config.seed) as generator:
+            segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator, device)[0]
         scores = score_segmenter(segmenter, config)
         yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
         start = time.perf_counter()

@@ -65,7 +65,7 @@ def _lacking_room(row: Row, kind: str) -> list[str]:
     if shutil.disk_usage(cache_dir()).free < (wanted := min(cost.feature_bytes, 5e9)):
         found.append(f"disk: features want {wanted / 1e9:.0f} GB in {cache_dir()}; free some or set CAUSE_CACHE")
     if psutil.virtual_memory().total < min(cost.memory_bytes, 8e9):
-        found.append(f"memory: about {cost.memory_bytes / 1e9:.0f} GB for the bank and a batch")
+        found.append(f"memory: about {cost.memory_bytes / 1e9:.0f} GB for a batch, and in training the bank")
     return found
 
 
@@ -144,6 +144,11 @@ def records_dir(rehearsed: bool = False) -> Path:
 
 def record_path(record: dict) -> Path:
     return records_dir(record["rehearsal"]) / record["row"] / f"{record['kind']}-{record['seed']}.json"
+
+
+def record_address(record: dict) -> str:
+    """Where the record can be read in the public repository."""
+    return f"{results.repository()}/blob/main/{record_path(record).relative_to(project_dir()).as_posix()}"
 
 
 def write_record(record: dict) -> Path:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from cause_lite import plots, reproduce, results
+from cause_lite import plots, reproduce
 from cause_lite.cost import expected_cost
 from cause_lite.official import OFFICIAL
 from cause_lite.recipes import Row, rows
@@ -50,17 +49,12 @@ def runs_table(table: str) -> pd.DataFrame:
     lines = [
         {
             "row": row.name, "run": KINDS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
-            "device": record["device"], "record": _address(reproduce.record_path(record)),
+            "device": record["device"], "record": reproduce.record_address(record),
         }
         for row in rows(table)
         for record in reproduce.read_records(row)
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
-
-
-def _address(record: Path) -> str:
-    below = record.relative_to(reproduce.records_dir()).as_posix()
-    return f"{results.repository()}/blob/main/data/records/rows/{below}"
 
 
 def gallery(table: str) -> str:

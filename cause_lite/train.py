@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -250,6 +251,13 @@ def seed_all(seed: int) -> torch.Generator:
     """A generator for every draw of ours; initial weights and dropout draw from the global state, seeded too."""
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[torch.Generator]:
+    """`seed_all` for a block; the global state is as before after it."""
+    with torch.random.fork_rng(devices=[]):
+        yield seed_all(seed)
 
 
 def fit_probes(
