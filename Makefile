@@ -16,14 +16,14 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 book: $(READY)
-	$(BIN)/python -m cause_lite.site
+	$(BIN)/python -m cause_lite.pages.site
 
 verify: $(READY)
 	$(BIN)/cause-lite verify
 
 # Every page in headless Chromium with no network: links, texts, formulas, sliders, sizes; screenshots are kept.
 book-check: $(READY)
-	$(BIN)/python -m cause_lite.pages
+	$(BIN)/python -m cause_lite.pages.check
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
@@ -36,7 +36,7 @@ audit: $(READY)
 
 # Kills at random moments, and damaged files of every kind that is read.
 torture: $(READY)
-	$(BIN)/python benchmarks/torture.py
+	$(BIN)/python tests/torture.py
 
 rehearse: $(READY)
 	$(BIN)/cause-lite reproduce --rehearse

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cause_lite.files import UserError
+from cause_lite.runtime.files import UserError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -68,8 +68,8 @@ def pretrain(
     seed: int = 0,
 ) -> None:
     """Pre-train the small ViT by self-supervision. Cut off? The same command goes on where it stopped."""
-    from cause_lite.backbone import pretrained_dir
-    from cause_lite.pretrain import pretrain_and_export, pretraining_recipe
+    from cause_lite.backbones.backbone import pretrained_dir
+    from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
 
     folder = out or pretrained_dir(name)
     pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
@@ -97,8 +97,8 @@ def fit(
 
     `torchrun --nproc-per-node=2 -m cause_lite fit ...` shares the batches among processes.
     """
-    from cause_lite.recipes import recipe
-    from cause_lite.run import fit_to
+    from cause_lite.lab.recipes import recipe
+    from cause_lite.lab.runs import fit_to
 
     asked = {"clusters": clusters, "precision": precision, "skip_bad": skip_bad or None, "compiled": compiled or None}
     changes = {name: value for name, value in asked.items() if value is not None}
@@ -114,7 +114,7 @@ def export(
     licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
 ) -> None:
     """Write a fitted segmenter as a Hugging Face model folder, with its card."""
-    from cause_lite.export import export as write
+    from cause_lite.checkpoints.export import export as write
 
     console.print(
         f"Model folder written to {write(run, out, licence)}; share it with `cause-lite push {out} OWNER/NAME`."
@@ -128,7 +128,7 @@ def push(
     private: Annotated[bool, typer.Option(help="Visible to its owner alone.")] = False,
 ) -> None:
     """Upload a model folder to the Hugging Face Hub; needs `hf auth login` once."""
-    from cause_lite.hub import push as upload
+    from cause_lite.checkpoints.hub import push as upload
 
     console.print(f"Pushed to {upload(folder, name, private)}; load it with cause_lite.load('hf:{name}').")
 
@@ -140,7 +140,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a fitted segmenter: clusters matched to classes over the whole split; writes scores.json there."""
-    from cause_lite.run import evaluate_run
+    from cause_lite.lab.runs import evaluate_run
 
     scores = evaluate_run(run, crf, device)
     table = Table("prediction", "mIoU %", "pixel accuracy %", title=str(run))
@@ -167,8 +167,8 @@ def reproduce(
     Without a name, lists the published rows. `torchrun --nproc-per-node=4 -m cause_lite reproduce ROW` shares a
     row among GPUs.
     """
-    from cause_lite import reproduce as rows_of
-    from cause_lite.recipes import TABLES, row, rows
+    from cause_lite.lab import reproduce as rows_of
+    from cause_lite.lab.recipes import TABLES, row, rows
 
     if released and as_released:
         raise UserError("reproduce: --released and --as-released exclude each other")
@@ -195,8 +195,8 @@ def reproduce(
 
 def _reproduce_here(data: str, seeds: int, crf: bool) -> None:
     """The table of a data set of ours, baselines included; the records are what the book shows."""
-    from cause_lite.experiments import summary, table_records
-    from cause_lite.files import project_dir, write_json
+    from cause_lite.lab.comparison import summary, table_records
+    from cause_lite.runtime.files import project_dir, write_json
 
     records, target = [], project_dir() / "data" / "records" / f"{data}.json"
     for seed in range(seeds):
@@ -222,10 +222,10 @@ def audit(
     """
     import dataclasses
 
-    from cause_lite.audit import audit as audit_of
-    from cause_lite.backbone import load_backbone
-    from cause_lite.recipes import recipe
-    from cause_lite.run import load_training
+    from cause_lite.backbones.backbone import load_backbone
+    from cause_lite.lab.audit import audit as audit_of
+    from cause_lite.lab.recipes import recipe
+    from cause_lite.lab.runs import load_training
 
     config = recipe(data, head, seed, label_flow=label_flow)
     train = load_training(config)
@@ -254,7 +254,7 @@ def study(
     only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite import studies
+    from cause_lite.lab import studies
 
     kinds = {"ablations": studies.ablation_runs, "labels": studies.label_runs}
     if name not in kinds:
@@ -273,8 +273,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed and memory against the formulas in their plain form, as ratios within this process."""
-    from cause_lite import bench
-    from cause_lite.device import choose_device
+    from cause_lite.lab import bench
+    from cause_lite.runtime.device import choose_device
 
     known = bench.load_lines()
     if unknown := [name for name in lines or () if name not in known]:
@@ -301,7 +301,7 @@ def segment(
     device: Device = "auto",
 ) -> None:
     """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image)."""
-    from cause_lite.run import segment_files
+    from cause_lite.lab.runs import segment_files
 
     for written in segment_files(images, model, out, device):
         console.print(str(written))
@@ -314,14 +314,14 @@ def verify(
     accept: Annotated[bool, typer.Option(help="Take the build's numbers as the new expectation instead.")] = False,
 ) -> None:
     """Compare the numbers that the last build of the book computed with data/expected.json."""
-    from cause_lite import results
+    from cause_lite.pages import headlines
 
     if accept:
         console.print(
-            f"{results.accept(records, expected)} numbers accepted; look at the difference before committing it."
+            f"{headlines.accept(records, expected)} numbers accepted; look at the difference before committing it."
         )
         return
-    checks = results.verify(records, expected)
+    checks = headlines.verify(records, expected)
     table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
     show = lambda value: "-" if value is None else f"{value:.4g}"  # noqa: E731
     for check in checks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from cause_lite.files import UserError
+from cause_lite.runtime.files import UserError
 
 CHOICES = {
     "head": ("tr", "mlp"),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cause_lite import parallel
+from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.metrics import ClusterMetrics
-from cause_lite.patches import PatchStore
+from cause_lite.runtime import parallel
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import patch_labels
 

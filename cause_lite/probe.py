@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import parallel
+from cause_lite.runtime import parallel
 
 IGNORED = -1
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.backbone import Backbone
+from cause_lite.backbones.backbone import Backbone
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.probe import ClusterProbe, LinearProbe
 

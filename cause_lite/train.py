@@ -17,18 +17,20 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import as_released, frontdoor, mediator, parallel
-from cause_lite.backbone import Backbone
+from cause_lite import frontdoor, mediator
+from cause_lite.backbones.backbone import Backbone
+from cause_lite.backbones.feature_store import PatchStore, cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.device import repeatable
-from cause_lite.files import UserError
 from cause_lite.head import ema_update
-from cause_lite.journal import Journal
-from cause_lite.optimise import Learner, NotFiniteError, draw_pick, optimise
-from cause_lite.patches import PatchStore, cached_features
-from cause_lite.precision import autocast
+from cause_lite.lab import as_released
+from cause_lite.loop import Learner, NotFiniteError, draw_pick, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
+from cause_lite.runtime import parallel
+from cause_lite.runtime.device import repeatable
+from cause_lite.runtime.files import UserError
+from cause_lite.runtime.journal import Journal
+from cause_lite.runtime.precision import autocast
 from cause_lite.segmenter import Segmenter, build_head
 
 NO_JOURNAL = Journal()

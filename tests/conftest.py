@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cause_lite import scenes
-from cause_lite.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
 from cause_lite.config import FitConfig
-from cause_lite.datasets import Split
+from cause_lite.datasets import Split, scenes
 
 REFERENCE = Path(__file__).parent / "reference"
 

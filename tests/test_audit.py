@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import quick_config
 
-from cause_lite import studies
-from cause_lite.audit import audit, leaves
-from cause_lite.files import UserError
 from cause_lite.head import MLPHead, TRHead
+from cause_lite.lab import studies
+from cause_lite.lab.audit import audit, leaves
+from cause_lite.runtime.files import UserError
 from cause_lite.train import fit
 
 HEADS = pytest.mark.parametrize("head, tensors", [("mlp", 6), ("tr", 25)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cause_lite import bench
-from cause_lite.device import choose_device
-from cause_lite.files import read_json
+from cause_lite.lab import bench
+from cause_lite.runtime.device import choose_device
+from cause_lite.runtime.files import read_json
 
 
 def test_matrix_products_are_noted_and_replayed():

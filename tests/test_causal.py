@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import sympy
 
-from cause_lite import causal
+from cause_lite.theory import causal
 
 
 def test_the_adjusted_estimate_is_right_where_the_naive_one_is_wrong():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cause_lite import camvid, checkpoints, datasets, files
+from cause_lite import checkpoints, datasets
 from cause_lite.cli import main
-from cause_lite.files import UserError, write_whole
+from cause_lite.datasets import camvid
+from cause_lite.runtime import files
+from cause_lite.runtime.files import UserError, write_whole
 from cause_lite.train import fit
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import quick_config, random_backbone
 
-from cause_lite.device import choose_device, device_name
+from cause_lite.backbones.feature_store import cached_features
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
 from cause_lite.mediator import modularity_loss
-from cause_lite.patches import cached_features
+from cause_lite.runtime.device import choose_device, device_name
 from cause_lite.train import fit
 
 DEVICES = sorted({"cpu", choose_device("auto").type})

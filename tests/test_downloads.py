@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cause_lite import downloads
-from cause_lite.downloads import Archive, download, unpack
-from cause_lite.files import UserError
+from cause_lite.datasets import downloads
+from cause_lite.datasets.downloads import Archive, download, unpack
+from cause_lite.runtime.files import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 

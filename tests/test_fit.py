@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from cause_lite import baselines, checkpoints
+from cause_lite import checkpoints
+from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
-from cause_lite.files import UserError
-from cause_lite.patches import cached_features
+from cause_lite.lab import baselines
+from cause_lite.runtime.files import UserError
 from cause_lite.train import fit
 
 HEADS = pytest.mark.parametrize("head", ["mlp", "tr"])

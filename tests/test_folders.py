@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 import cause_lite
-from cause_lite import checkpoints, datasets, hub, scenes
-from cause_lite.export import export
-from cause_lite.files import UserError, read_json
-from cause_lite.recipes import recipe
-from cause_lite.run import fit_to, load_training
+from cause_lite import checkpoints, datasets
+from cause_lite.checkpoints import hub
+from cause_lite.checkpoints.export import export
+from cause_lite.checkpoints.ours import write_shape
+from cause_lite.datasets import scenes
+from cause_lite.lab.recipes import recipe
+from cause_lite.lab.runs import fit_to, load_training
+from cause_lite.runtime.files import UserError, read_json
 
 SMALL = {"size": 64, "num_concepts": 16, "projection_dim": 16, "head_epochs": 1, "probe_epochs": 1, "clusters": 5}
 
@@ -138,7 +141,7 @@ def test_the_hub_gets_and_gives_the_folder(run, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_shape_that_lies_is_refused(run, change, named):
     shape = read_json(run / "segmenter.json")
-    checkpoints.write_shape(run, shape | change)
+    write_shape(run, shape | change)
     with pytest.raises(UserError, match=named):
         checkpoints.load(run)
 

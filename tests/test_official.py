@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from cause_lite import datasets, rehearsal
-from cause_lite.files import UserError
-from cause_lite.images import crops_of, flipped
-from cause_lite.official import OFFICIAL, TAXONOMIES
+from cause_lite import datasets
+from cause_lite.datasets.images import crops_of, flipped
+from cause_lite.datasets.official import OFFICIAL, TAXONOMIES
+from cause_lite.lab import rehearsal
+from cause_lite.runtime.files import UserError
 
 
 @pytest.fixture(scope="module")

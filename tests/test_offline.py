@@ -62,7 +62,7 @@ def test_no_fit_or_prediction_asks_the_network(tmp_path):
 
 def test_a_backbone_that_must_be_fetched_says_so(tmp_path):
     code = (
-        "from cause_lite.backbone import load_backbone\nfrom cause_lite.files import UserError\n"
+        "from cause_lite.backbones import load_backbone\nfrom cause_lite.runtime.files import UserError\n"
         "try:\n    load_backbone('vit_small_patch8_224.dino')\nexcept UserError as error:\n    print(error)\n"
     )
     done = guarded(code, tmp_path)

@@ -12,17 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cause_lite import parallel
-from cause_lite.files import UserError, read_json
-from cause_lite.scenes import render
+from cause_lite.datasets.scenes import render
+from cause_lite.runtime import parallel
+from cause_lite.runtime.files import UserError, read_json
 
 HERE = Path(__file__).parent
 
 
 def frames(path: Path) -> Path:
     """A subset of CamVid's training frames where they lie on this machine, else as many scenes."""
-    from cause_lite import camvid
-    from cause_lite.datasets import load_split
+    from cause_lite.datasets import camvid, load_split
 
     if camvid.folder().is_dir():
         train = load_split("camvid", "train", 128)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import quick_config, random_backbone
 
+from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
-from cause_lite.patches import cached_features
 from cause_lite.train import fit
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from cause_lite import pretrain
-from cause_lite.backbone import load_backbone
+from cause_lite.backbones import pretrain
+from cause_lite.backbones.backbone import load_backbone
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import naive
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from cause_lite.evaluate import concept_counts, positive_agreement
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.lab import naive
 from cause_lite.mediator import assign, draw_cells, modularity_loss, modularity_matrix, quantize, sample_grid
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe, LinearProbe

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from cause_lite import recipes
 from cause_lite.config import FitConfig
-from cause_lite.files import UserError
+from cause_lite.lab import recipes
+from cause_lite.runtime.files import UserError
 
 
 def test_every_published_row_is_there():

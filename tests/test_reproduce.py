@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cause_lite import rehearsal, reproduce, tables
-from cause_lite.backbone import load_backbone
-from cause_lite.cost import expected_cost
-from cause_lite.files import UserError, write_json
-from cause_lite.recipes import row, rows
+from cause_lite.backbones.backbone import load_backbone
+from cause_lite.lab import rehearsal, reproduce
+from cause_lite.lab.cost import expected_cost
+from cause_lite.lab.recipes import row, rows
+from cause_lite.pages import tables
+from cause_lite.runtime.files import UserError, write_json
 
 
 @pytest.fixture

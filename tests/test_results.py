@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from cause_lite import results
 from cause_lite.cli import main
-from cause_lite.files import UserError, write_json
+from cause_lite.pages import headlines
+from cause_lite.runtime import provenance
+from cause_lite.runtime.files import UserError, write_json
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def built(tmp_path):
     """Three computed numbers, and the expectation that they meet."""
     records, expected = tmp_path / "records", tmp_path / "expected.json"
     for key, value in {"a.x": 1.0, "b": 2.0, "c": 3.0}.items():
-        entry = dict.fromkeys(results.FIELDS) | {"key": key, "value": value}
+        entry = dict.fromkeys(headlines.FIELDS) | {"key": key, "value": value}
         write_json(records / f"{key}.json", entry)
     write_json(
         expected, {key: {"value": value, "tolerance": 0.1} for key, value in {"a.x": 1.05, "b": 2.0, "c": 3.0}.items()}
@@ -62,7 +63,7 @@ def test_a_number_that_does_not_hold_fails_and_is_named(built, monkeypatch, chan
 def test_a_damaged_expectation_is_named(built, text):
     built[1].write_text(text)
     with pytest.raises(UserError, match=r"expected\.json"):
-        results.verify(*built)
+        headlines.verify(*built)
 
 
 def test_an_empty_build_does_not_pass(tmp_path, monkeypatch):
@@ -71,5 +72,5 @@ def test_an_empty_build_does_not_pass(tmp_path, monkeypatch):
 
 
 def test_equal_settings_have_equal_hashes():
-    assert results.config_hash({"a": 1, "b": 2}) == results.config_hash({"b": 2, "a": 1})
-    assert results.config_hash({"a": 1}) != results.config_hash({"a": 2})
+    assert provenance.config_hash({"a": 1, "b": 2}) == provenance.config_hash({"b": 2, "a": 1})
+    assert provenance.config_hash({"a": 1}) != provenance.config_hash({"a": 2})

@@ -17,8 +17,8 @@ import pytest
 import torch
 from conftest import quick_config
 
-from cause_lite.files import UserError, locked, read_torch
-from cause_lite.journal import Journal, StoppedError
+from cause_lite.runtime.files import UserError, locked, read_torch
+from cause_lite.runtime.journal import Journal, StoppedError
 from cause_lite.train import fit
 
 
@@ -88,7 +88,7 @@ def test_being_asked_to_stop_saves_first(few_scenes, small_backbone, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    hold = "import sys, pathlib; from cause_lite.files import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
+    hold = "import sys, pathlib; from cause_lite.runtime.files import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold + "    print('held', flush=True); sys.stdin.read()", str(tmp_path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -105,11 +105,11 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     """kill -9 from outside, on the real command with the bundled backbone cut down to a few steps."""
     runner = (
-        "import sys, dataclasses\nfrom cause_lite import recipes, run, datasets, journal\n"
+        "import sys\nfrom cause_lite.lab import runs\nfrom cause_lite.runtime import journal\n"
         "from conftest import quick_config, few_images\n"
-        "run.load_split = lambda *a: few_images()\n"
+        "runs.load_split = lambda *a: few_images()\n"
         "journal.Journal.__init__.__defaults__ = (None, '', 0.0)\n"
-        "run.fit_to(quick_config(head='tr', backbone='scenes', head_epochs=6), sys.argv[1], 'cpu')\n"
+        "runs.fit_to(quick_config(head='tr', backbone='scenes', head_epochs=6), sys.argv[1], 'cpu')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "CAUSE_CACHE": str(tmp_path / "cache")}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cause_lite import datasets, scenes
+from cause_lite import datasets
+from cause_lite.datasets import scenes
 
 
 def test_a_view_depends_on_nothing_but_its_arguments():

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import cause_lite
-from cause_lite import readme, scenes, studies
-from cause_lite.bench import watched
-from cause_lite.files import project_dir, read_json
-from cause_lite.pretrain import model_card
+from cause_lite.backbones.pretrain import model_card
+from cause_lite.datasets import scenes
+from cause_lite.lab import studies
+from cause_lite.lab.bench import watched
+from cause_lite.pages import readme
+from cause_lite.runtime.files import project_dir, read_json
 
 DATA = project_dir() / "data"
 

@@ -10,12 +10,12 @@ import torch
 from conftest import quick_config, random_backbone
 from safetensors.torch import save_file
 
-from cause_lite import parallel
+from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split
 from cause_lite.evaluate import evaluate
-from cause_lite.files import write_json
-from cause_lite.patches import cached_features
-from cause_lite.run import plain_scores
+from cause_lite.lab.runs import plain_scores
+from cause_lite.runtime import parallel
+from cause_lite.runtime.files import write_json
 from cause_lite.train import fit
 
 

@@ -1,0 +1,87 @@
+"""What CAUSE has to beat, and what bounds it, scored by the same harness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cause_lite.backbones.feature_store import PatchStore
+from cause_lite.config import FitConfig
+from cause_lite.datasets import Split
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.probe import LinearProbe
+from cause_lite.train import fit_linear_probe, kmeans, patch_kmeans, seeded
+
+
+def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
+    """Pixels (N, H, W, 3) uint8 -> (N, H, W, 4): red, green, blue in 0..1 and `weight` x height in 0..1."""
+    count, height, width, _ = images.shape
+    rows = torch.linspace(0, weight, height).view(1, height, 1, 1).expand(count, height, width, 1)
+    return torch.cat([torch.from_numpy(images).float() / 255, rows], dim=3)
+
+
+def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.5) -> ClusterMetrics:
+    """k-means on the colour and height of single pixels."""
+    classes, every = len(test.classes), 4
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.permutation(len(train))[:2000])
+    pixels = colour_and_height(train.images[some][:, ::every, ::every], weight).flatten(0, 2)
+    centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:100_000])], classes, seed)
+    metrics = ClusterMetrics(classes)
+    for start in range(0, len(test), 20):
+        pixels = colour_and_height(test.images[start : start + 20], weight)
+        metrics.update(nearest(pixels, centres), torch.from_numpy(test.labels[start : start + 20]))
+    return metrics
+
+
+def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+    """The nearest of centres (K, D) to each vector (..., D), Euclidean."""
+    return (2 * vectors @ centres.T - centres.square().sum(1)).argmax(-1)
+
+
+@dataclass(frozen=True)
+class TestFeatures:
+    """Backbone features of a split (N, P, D) and of its mirror images."""
+
+    plain: PatchStore
+    mirrored: PatchStore
+
+    def maps(self, part: slice, size: tuple[int, int]) -> Tensor:
+        """Unit features, mean of both views, upsampled -> (B, H, W, D)."""
+        side = round(self.plain.shape[1] ** 0.5)
+        views = [
+            F.normalize(f[part].float(), dim=-1).transpose(1, 2).unflatten(2, (side, side))
+            for f in (self.plain, self.mirrored)
+        ]
+        mean = (views[0] + views[1].flip(3)) / 2
+        return F.interpolate(mean, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+
+def score_feature_kmeans(
+    train: PatchStore, test: TestFeatures, labels: np.ndarray, classes: int, seed: int
+) -> ClusterMetrics:
+    """k-means on unit backbone features (N, P, D), predicted with mirror averaging and upsampling."""
+    centres = patch_kmeans(train, classes, seed)
+    metrics = ClusterMetrics(classes)
+    for start in range(0, len(labels), 10):
+        part = slice(start, start + 10)
+        metrics.update(nearest(test.maps(part, labels.shape[1:]), centres), torch.from_numpy(labels[part]))
+    return metrics
+
+
+def score_supervised(
+    train: PatchStore, train_labels: np.ndarray, test: TestFeatures, labels: np.ndarray, classes: int, config: FitConfig
+) -> ClusterMetrics:
+    """The ceiling: a linear probe trained with every label on unit backbone features (not matched)."""
+    with seeded(config.seed) as generator:
+        probe: LinearProbe = fit_linear_probe(train, train_labels, classes, config, generator, unit=True)[0]
+    metrics = ClusterMetrics(classes)
+    for start in range(0, len(labels), 10):
+        part = slice(start, start + 10)
+        with torch.no_grad():
+            metrics.update(probe(test.maps(part, labels.shape[1:])).argmax(-1), torch.from_numpy(labels[part]))
+    return metrics

@@ -1,0 +1,75 @@
+"""What a published row should take: its operations counted, at the rate that the bench measured on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from cause_lite.datasets.images import crops_of
+from cause_lite.datasets.official import OFFICIAL
+from cause_lite.lab import bench
+from cause_lite.lab.recipes import Row, row
+from cause_lite.runtime.files import read_json
+
+WIDTHS = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}  # else that of a ViT-B
+DEPTH = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a row is expected to take: crops and patches of an epoch, bytes of features, hours, bytes of memory."""
+
+    crops: int
+    patches: int
+    feature_bytes: float
+    hours: float
+    memory_bytes: float
+
+
+def expected_cost(of: Row, kind: str = "clean") -> Cost:
+    """What a run of a row should take on one GPU: its operations at the slowest rate of the bench's rows there.
+
+    A `released` checkpoint is scored alone: validation images and their mirror images, with nothing kept. Hours are
+    NaN where the number of images is not known before their list is here.
+    """
+    config, width, released = of.config, WIDTHS.get(of.backbone, 768), kind == "released"
+    patches = _patches(of, config.scored_size if released else config.size)
+    images = OFFICIAL[config.data].splits["val" if released else "train"][1]
+    activations = config.batch_size * patches * (8 * width + 4 * patches)
+    if released:
+        hours = (images or math.nan) * 2 * _backbone_operations(width, patches) / sustained()[0] / 3600
+        return Cost(images or 0, patches, 0.0, hours, 4.0 * activations)
+    crops = images * len(crops_of(config.crops))
+    feature_bytes = crops * patches * width * 2.0
+    epochs = config.clusterbook_epochs + config.head_epochs + config.probe_epochs
+    hours = crops * operations(of, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
+    bank = config.num_concepts * config.bank_capacity * config.projection_dim
+    return Cost(crops, patches, feature_bytes, hours, 4.0 * (bank + activations))
+
+
+def _patches(of: Row, size: int) -> int:
+    return (size // int(of.backbone.rsplit("-", 1)[1][1:])) ** 2
+
+
+def _backbone_operations(width: int, patches: int) -> float:
+    return DEPTH * (24 * patches * width**2 + 4 * patches**2 * width)
+
+
+def operations(of: Row, passes: int) -> float:
+    """Floating-point operations of the matrix products that one crop takes: `passes` of the backbone, and step 2."""
+    config, width, patches = of.config, WIDTHS.get(of.backbone, 768), _patches(of, of.config.size)
+    attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head == "tr" else 0
+    head = config.head_epochs * 4 * (attention + 4 * patches * width**2)
+    keys = config.num_concepts * config.bank_capacity
+    contrast = config.head_epochs * 8 * (patches / config.cell**2) * keys * config.reduced_dim
+    return passes * _backbone_operations(width, patches) + head + contrast
+
+
+def sustained() -> tuple[float, str]:
+    """Operations a second of the slowest row that the bench ran on an accelerator, all stages in; and its name."""
+    line = read_json(bench.records_path("cuda"))["lines"]["published rows"]
+    rates = [
+        made["images"] * operations(row(f"cocostuff27/{made['case']}"), passes=1) / made["seconds"]
+        for made in line["rows"]
+    ]
+    return min(rates), line["environment"]["accelerator"]

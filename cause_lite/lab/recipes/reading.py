@@ -1,0 +1,162 @@
+"""What to run: a data set's defaults, a backbone's and a results row's, from the YAML files in recipes/."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cause_lite.config import CHOICES, FitConfig
+from cause_lite.datasets import is_folder
+from cause_lite.runtime.files import UserError
+
+FOLDER = Path(__file__).parent
+HEADS = CHOICES["head"]
+KEYS = {
+    "data": {"like", "split", "settings", "heads"},
+    "rows": {"data", "backbone", "head", "published", "settings"},
+    "ablations": {"title", "data", "heads", "settings"},
+}
+SETTINGS = {field.name for field in dataclasses.fields(FitConfig)} - {"data", "head", "seed"}
+PUBLISHED = {"miou", "pacc", "source"}
+TABLES = {
+    "cocostuff27": "COCO-Stuff-27", "cityscapes": "Cityscapes", "pascalvoc": "Pascal VOC", "coco81": "COCO-81",
+    "coco171": "COCO-171",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a published table: its settings, and the published scores in percent (None: not given)."""
+
+    table: str
+    name: str
+    backbone: str
+    config: FitConfig
+    published: dict[str, float | str | None]
+
+    @property
+    def key(self) -> str:
+        return f"{self.table}/{self.name}"
+
+
+def recipe(data: str, head: str, seed: int = 0, backbone: str | None = None, **changes: object) -> FitConfig:
+    """The settings for a data set (or a folder of images) and a head (`tr`, `mlp`), with `changes` to any of them.
+
+    Raises UserError for an unknown name.
+    """
+    about = _data("folder" if is_folder(data) else data)
+    if head not in HEADS:
+        raise UserError(f"no head named {head!r}; choose from {', '.join(HEADS)}")
+    settings = about["settings"] | about["heads"].get(head, {}) | ({"backbone": backbone} if backbone else {})
+    return FitConfig(**settings | changes, data=data, head=head, seed=seed)
+
+
+def evaluation_split(data: str) -> str:
+    """The split that scores are reported on."""
+    return _data("folder" if is_folder(data) else data)["split"]
+
+
+def data_names() -> list[str]:
+    return sorted(path.stem for path in (FOLDER / "data").glob("*.yaml") if path.stem != "folder")
+
+
+def rows(table: str | None = None) -> list[Row]:
+    """The rows of one table, or of all, in the order of the tables."""
+    return [
+        row(f"{t}/{path.stem}")
+        for t in TABLES
+        if table in (None, t)
+        for path in sorted((FOLDER / "rows" / t).glob("*"))
+    ]
+
+
+def row(key: str) -> Row:
+    """The row TABLE/ROW, such as cocostuff27/dino-s8-tr. Raises UserError for an unknown one."""
+    path = FOLDER / "rows" / f"{key}.yaml"
+    if key.count("/") != 1 or key.split("/")[0] not in TABLES or not path.is_file():
+        there = [f"{p.parent.name}/{p.stem}" for p in sorted((FOLDER / "rows").glob("*/*.yaml"))]
+        near = difflib.get_close_matches(key, there, 3, 0) or there[:3]
+        raise UserError(
+            f"no row named {key!r}; did you mean {', '.join(near)}? `cause-lite reproduce --list` shows all"
+        )
+    return read_row(path)
+
+
+def read_row(path: Path) -> Row:
+    """A row's file, with everything that it inherits. Raises UserError naming the file and the field at fault."""
+    about = _read(path, KEYS["rows"])
+    for field in ("data", "backbone", "head", "published"):
+        if field not in about:
+            raise UserError(f"{path}: lacks `{field}`")
+    if not isinstance(about["published"], dict) or about["published"].keys() != PUBLISHED:
+        raise UserError(f"{path}: `published` holds {', '.join(sorted(PUBLISHED))}")
+    backbone = _read(_there(FOLDER / "backbones", about["backbone"], path, "backbone"), SETTINGS)
+    _there(FOLDER / "data", about["data"], path, "data")
+    try:
+        config = recipe(about["data"], about["head"], 0, **backbone | about.get("settings", {}))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Row(path.parent.name, path.stem, about["backbone"], config, about["published"])
+
+
+def ablations(data: str, head: str) -> dict[str, tuple[str, FitConfig]]:
+    """name -> (title, settings) of every ablation of a data set and head: one thing changed in each."""
+    found = {}
+    for path in sorted((FOLDER / "ablations").glob("*.yaml")):
+        about = _read(path, KEYS["ablations"])
+        if head in about.get("heads", HEADS) and data in about.get("data", [data]):
+            found[path.stem] = (about["title"], recipe(data, head, **about["settings"]))
+    return found
+
+
+def _there(folder: Path, name: object, path: Path, field: str) -> Path:
+    target = folder / f"{name}.yaml"
+    if not isinstance(name, str) or "/" in name or not target.is_file():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UserError(f"{path}: `{field}` is {name!r}; choose from {names}")
+    return target
+
+
+def _data(name: str) -> dict:
+    """A data set's recipe, with what it inherits by `like`."""
+    path = FOLDER / "data" / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        raise UserError(f"no recipe for the data set {name!r}; choose from {', '.join(data_names())}, or a folder")
+    about = {"settings": {}, "heads": {}} | _read(path, KEYS["data"])
+    if "like" in about:
+        base = _data(about.pop("like"))
+        heads = {h: base["heads"].get(h, {}) | about["heads"].get(h, {}) for h in HEADS}
+        about = base | about | {"settings": base["settings"] | about["settings"], "heads": heads}
+    return about
+
+
+def _read(path: Path, keys: set[str]) -> dict:
+    """A YAML file of known keys. Raises UserError naming the file and the key that is unknown or mistyped."""
+    try:
+        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no readable YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(about, dict) or not all(isinstance(key, str) for key in about):
+        raise UserError(f"{path}: holds a {type(about).__name__} where named settings are expected")
+    check_keys(about, keys, path)
+    if not isinstance(about.get("settings", {}), dict) or not isinstance(about.get("heads", {}), dict | list):
+        raise UserError(f"{path}: `settings` and `heads` hold named settings")
+    check_keys(about.get("settings", {}), SETTINGS, path)
+    heads = about.get("heads", {})
+    for head, settings in heads.items() if isinstance(heads, dict) else ():
+        if head not in HEADS or not isinstance(settings, dict):
+            raise UserError(f"{path}: `heads` holds settings for {', '.join(HEADS)}; found {head!r}")
+        check_keys(settings, SETTINGS, path)
+    return about
+
+
+def check_keys(given: dict, known: set[str], path: Path) -> None:
+    """Raises UserError naming the first key that is not known, and the nearest that is."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), 1)
+            raise UserError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -1,0 +1,4 @@
+"""What makes the book: figures, tables, sliders, records of its numbers, the site, and the check in a browser.
+
+Begin with `site.build`, which `make book` runs. `records` glues a number into a page and `verify` compares it.
+"""

