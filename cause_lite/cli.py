@@ -100,9 +100,10 @@ def fit(
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import fit_to
 
-    asked = {"clusters": clusters, "precision": precision, "skip_bad": skip_bad or None, "compiled": compiled or None}
+    asked = {"data.clusters": clusters, "optimisation.precision": precision, "data.skip_bad": skip_bad or None}
+    asked |= {"optimisation.compiled": compiled or None}
     changes = {name: value for name, value in asked.items() if value is not None}
-    fitted = fit_to(recipe(data, head, seed, backbone, **changes), out, device)
+    fitted = fit_to(recipe(data, head, seed, backbone, changes), out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
     console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
 
@@ -227,7 +228,7 @@ def audit(
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import load_training
 
-    config = recipe(data, head, seed, label_flow=label_flow)
+    config = recipe(data, head, seed, changes={"probe.label_flow": label_flow})
     train = load_training(config)
     labels = train.labels[:images] if train.labels is not None else None
     some = dataclasses.replace(train, images=train.images[:images], labels=labels)

@@ -1,95 +1,183 @@
-"""Everything that decides a fit, in one dataclass. Defaults are the release's (its code, commit ee0aa84)."""
+"""Everything that decides a fit, by step. Defaults are the release's for COCO-Stuff-27 (its code, commit ee0aa84).
+
+The source of a constant stands beside it: "release" and a file of it, or a section of the paper (arXiv 2310.07379).
+`None` means "off" or "as in training", as the comment says.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cause_lite.runtime.files import UserError
 
-CHOICES = {
-    "head": ("tr", "mlp"),
-    "clusterbook_init": ("uniform", "patches", "kmeans"),
-    "probe_init": ("uniform", "kmeans"),
-    "probe_objective": ("modularity", "cosine"),
-    "objective": ("max", "quadratic", "tanh"),
-    "label_flow": ("clean", "as_released"),
-    "ddp": ("averaged", "as_released"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "crops": ("none", "five", "double", "super"),
-    "fit": ("centre", "squash"),
-    "resize": ("nearest", "bilinear"),
-}
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+HEADS = ("tr", "mlp")
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """The settings of a fit; `batch_size` is that of all processes together.
+class Settings(BaseModel):
+    """A group of settings: immutable, of strict types, with no unknown names and no NaN."""
 
-    Raises UserError naming the field whose value is none of its choices or of another type.
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Settings):
+    """Which images, and how they become squares."""
+
+    name: str = "cocostuff27"
+    size: Positive = 320  # pixels a side in training; release: 320 (train_front_door_tr.py), 224 (..._mlp.py)
+    eval_size: Positive | None = None  # pixels a side in evaluation; None: as in training; release, test_*.py: 320
+    crops: Literal["none", "five", "double", "super"] = "five"  # of each training image; release, crop_dataset.py
+    fit: Literal["centre", "squash"] = "centre"  # an image's centre square, or the whole image squashed to one
+    resize: Literal["nearest", "bilinear"] = "nearest"  # release: nearest, for images too
+    clusters: Positive = 27  # how many to find in a folder of your own, which has no classes
+    skip_bad: bool = False  # leave out images that cannot be read, and list them
+
+
+class ClusterbookConfig(Settings):
+    """Step 1: the concept clusterbook."""
+
+    concepts: Positive = 2048  # K; release, --num_codebook
+    temperature: AboveZero = 0.1  # of the tanh; release, modules/segment_module.py
+    objective: Literal["max", "quadratic", "tanh"] = "max"  # as released; the paper's Eq. 3; its Algorithm 1
+    init: Literal["uniform", "patches", "kmeans"] = "uniform"  # release: noise in (-1/K, 1/K)
+    learning_rate: Rate = 4e-3  # release, train_mediator.py: 1e-3 x 4 GPUs
+    epochs: Count = 1  # release, train_mediator.py
+
+
+class HeadConfig(Settings):
+    """Step 2: the segmentation head, its teacher, the concept-wise contrast and the concept bank."""
+
+    kind: Literal["tr", "mlp"] = "tr"
+    reduced_dim: Positive = 90  # R; release, --reduced_dim
+    projection_dim: Positive | None = 2048  # J; release, --projection_dim; None: contrast the head's own output
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # release, modules/segment.py
+    teacher_dropout: bool = True  # release: on
+    ema_decay: Share = 0.99  # of the teacher; release, ema_update
+    temperature: AboveZero = 0.07  # of InfoNCE; release, modules/segment_module.py
+    positive_threshold: Cosine = 0.3  # cosine of two concepts above which their patches attract; release
+    negative_threshold: Cosine = 0.1  # ... below which they repel; release
+    bank_capacity: Positive | None = 100  # vectors a concept; None: no bank; release, bank_update
+    bank_share: Share = (
+        0.5  # of a concept's new vectors, the part that the bank takes in (rounded down); release, bank_update
+    )
+    epochs: Count = 2  # release, train_front_door_*.py
+    learning_rate: Rate = 4e-3  # release: 1e-3 x 4 GPUs
+    weight_decay: Rate = 1e-4  # release; 0 on Cityscapes
+    clip: AboveZero | None = 2.0  # largest norm of the gradient; None: no clipping; release: 2 (TR), 0.1 (MLP)
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> HeadConfig:
+        if self.negative_threshold > self.positive_threshold:
+            raise ValueError(
+                f"negative_threshold {self.negative_threshold} must not be above positive_threshold "
+                f"{self.positive_threshold}"
+            )
+        return self
+
+
+class ProbeConfig(Settings):
+    """Step 3: the cluster probe, and the linear probe, which is a diagnostic."""
+
+    init: Literal["uniform", "kmeans"] = "uniform"  # release: noise
+    objective: Literal["modularity", "cosine"] = "modularity"  # release, fine_tuning_*.py
+    epochs: Count = 5  # release, fine_tuning_*.py: 5 (TR), 1 (MLP)
+    learning_rate: Rate = 4e-3  # of the cluster probe
+    linear_rate: Rate = 4e-3  # of the linear probe
+    halve_every: Positive | None = 2  # epochs after which rates halve; None: never; release: 2
+    label_flow: Literal["clean", "as_released"] = "clean"  # as_released: labels train the head that is evaluated
+
+
+class OptimisationConfig(Settings):
+    """What the steps share."""
+
+    batch_size: Positive = 16  # images a step, of all processes together; release, --batch_size of each of 4 GPUs
+    cell: Positive = 4  # one random patch of each cell x cell block is looked at; release, stochastic_sampling
+    ddp: Literal["averaged", "as_released"] = "averaged"  # as_released: one of four processes that never average
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compiled: bool = False
+    fast_losses: bool = True  # the exact fast forms of cause_lite.fast; false: the plain formulas, which need memory
+
+
+class FitConfig(Settings):
+    """The settings of a fit.
+
+    Raises
+    ------
+    UserError
+        Naming the setting whose value is unknown, of another type or out of range, and what it must be.
     """
 
-    data: str = "scenes"
-    backbone: str = "scenes"
-    head: str = "tr"
-    seed: int = 0
-    size: int = 320  # pixels a side in training
-    eval_size: int = 0  # in evaluation; 0: as in training
-    crops: str = "none"  # of each training image: five (half size), double (20), super (50)
-    fit: str = "centre"  # how an image becomes a square: its centre, or squashed
-    resize: str = "nearest"
-    clusters: int = 27  # of a folder of one's own, which has no classes
-    skip_bad: bool = False  # leave out images that cannot be read, and say which
-    batch_size: int = 16
-    num_concepts: int = 2048
-    temperature: float = 0.1
-    objective: str = "max"  # max over concepts (release), quadratic (the paper's Eq. 3), tanh (its Algorithm 1)
-    reduced_dim: int = 90
-    projection_dim: int = 2048  # 0: contrast the head's output itself, as the paper's K x 100 x 90 bank says
-    bank_capacity: int = 100
-    bank_share: float = 0.5  # of a concept's new vectors, how many the bank takes in (rounded down)
-    positive_threshold: float = 0.3
-    negative_threshold: float = 0.1
-    contrastive_temperature: float = 0.07
-    ema_decay: float = 0.99
-    dropout: float = 0.1
-    teacher_dropout: bool = True
-    cell: int = 4
-    clusterbook_init: str = "uniform"
-    clusterbook_rate: float = 4e-3
-    clusterbook_epochs: int = 1
-    head_epochs: int = 2
-    probe_epochs: int = 5
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-4
-    clip: float = 2.0  # norm of the head's gradient; 0: no clipping
-    probe_init: str = "uniform"
-    probe_objective: str = "modularity"
-    probe_rate: float = 4e-3
-    linear_rate: float = 4e-3
-    probe_halving: int = 2  # epochs of step 3 after which its rates halve; 0: never
-    label_flow: str = "clean"  # as_released: step 3 trains the evaluated head with the labels (see the audit)
-    ddp: str = "averaged"  # as_released: one of four processes that never average: a quarter of batch and epoch
-    precision: str = "fp32"
-    compiled: bool = False
+    data: DataConfig = DataConfig()
+    backbone: str = "vit_small_patch8_224.dino"
+    seed: Count = 0
+    clusterbook: ClusterbookConfig = ClusterbookConfig()
+    head: HeadConfig = HeadConfig()
+    probe: ProbeConfig = ProbeConfig()
+    optimisation: OptimisationConfig = OptimisationConfig()
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if kind is float and isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{field.name}: {value!r} is not finite")
-            right = isinstance(value, kind) or (kind is float and isinstance(value, int))
-            if not right or (kind is not bool and isinstance(value, bool)):
-                raise UserError(f"{field.name}: {value!r} is no {kind.__name__}")
-            if field.name in CHOICES and value not in CHOICES[field.name]:
-                raise UserError(f"{field.name}: {value!r} is none of {', '.join(CHOICES[field.name])}")
-            if kind in (int, float) and field.name not in ("positive_threshold", "negative_threshold") and value < 0:
-                raise UserError(f"{field.name}: {value!r} is negative")
-        for name in ("size", "batch_size", "num_concepts", "reduced_dim", "cell", "temperature", "clusters"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}: must be above 0")
+    def __init__(self, **settings: object) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise UserError("; ".join(_explained(error))) from error
 
     @property
     def scored_size(self) -> int:
         """Pixels a side in evaluation."""
-        return self.eval_size or self.size
+        return self.data.eval_size or self.data.size
+
+    def replace(self, changes: Mapping[str, object]) -> FitConfig:
+        """Return a copy with other settings, named as in {"head.epochs": 4}."""
+        return FitConfig(**merged(self.model_dump(), nested(changes)))
+
+
+def nested(changes: Mapping[str, object]) -> dict:
+    """Turn {"head.epochs": 4, "seed": 1} into {"head": {"epochs": 4}, "seed": 1}."""
+    tree: dict = {}
+    for name, value in changes.items():
+        *groups, leaf = name.split(".")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[leaf] = value
+    return tree
+
+
+def merged(base: Mapping, changes: Mapping) -> dict:
+    """Return `base` with the settings of `changes`, group by group."""
+    both = {
+        key: merged(base[key], changes[key])
+        for key in base.keys() & changes.keys()
+        if isinstance(base[key], dict) and isinstance(changes[key], dict)
+    }
+    return {**base, **changes, **both}
+
+
+def setting_names() -> list[str]:
+    """Return the names of all settings, such as head.epochs."""
+    return [
+        name if not isinstance(value, dict) else f"{name}.{inner}"
+        for name, value in FitConfig().model_dump().items()
+        for inner in (value if isinstance(value, dict) else [""])
+    ]
+
+
+def _explained(error: ValidationError) -> Iterator[str]:
+    """Say of each wrong setting its name, its value and what it must be."""
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, setting_names(), 1, 0.4)
+            yield f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        else:
+            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            yield f"{name}: {message}" + ("" if isinstance(item["input"], dict) else f", not {item['input']!r}")

@@ -8,8 +8,8 @@ segment feature follows the concept and not the image it came from.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.mediator import quantize
@@ -67,171 +67,91 @@ class ConceptBank:
             held.copy_(state[name])
 
 
-class _InfoNCE(torch.autograd.Function):
-    """Sum over anchor-positive pairs of logsumexp(positives and negatives) - similarity, per anchor.
-
-    Where the keys are patches of the batch, anchor n is the patch of key `own` + n, which it leaves out;
-    keys of a bank have `own` None.
-
-    Similarity is anchor . key, or anchor . (weight^T key) where a weight (J, R) is given. Keys are met
-    in chunks, and the anchors' gradient is gathered on the same way; the weight's takes a second way.
-    Memory is bounded by anchors x chunk and keys x R. Similarities are at most 1 / temperature, which is
-    subtracted for stability.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, anchors, weight, keys, rows, anchor_concept, key_concept, positive, counted, own, temperature, chunk
-    ):
-        partition, pull = anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
-        sums, reduced = anchors.new_zeros(len(positive), anchors.shape[1]), []
-        counted = counted[anchor_concept].T.contiguous()  # (K, N), so that a key's row is copied as a whole
-        room = _Room(keys, anchors, min(chunk, len(rows)))
-        for part in _slices(len(rows), chunk):
-            near = room.rows(keys, rows[part]) if weight is None else room.rows(keys, rows[part]) @ weight
-            odds = room.odds(near, anchors, counted, key_concept[part], own, part.start, temperature)
-            partition += odds.sum(dim=0)
-            pull += odds.T @ near
-            sums.index_add_(0, key_concept[part], near)
-            reduced += [] if weight is None else [near]
-        held = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
-        attraction, pairs = (positive @ sums)[anchor_concept], (positive @ held)[anchor_concept]
-        if own is not None:
-            itself, mine = positive.diagonal()[anchor_concept], slice(own, own + len(anchors))
-            attraction = attraction - itself[:, None] * (keys[mine] if weight is None else torch.cat(reduced)[mine])
-            pairs = pairs - itself
-        partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
-        total = pairs * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
-        slope = ((pairs / partition)[:, None] * pull - attraction) / temperature
-        ctx.save_for_backward(
-            slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, pairs / partition, *reduced
-        )
-        ctx.own, ctx.temperature, ctx.chunk = own, temperature, chunk
-        ctx.mark_non_differentiable(pairs)
-        return total, pairs
-
-    @staticmethod
-    def backward(ctx, grad_total, grad_pairs):
-        slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, share, *reduced = ctx.saved_tensors
-        grad_weight = None
-        if reduced:
-            given = grad_total[:, None] * anchors
-            by_concept = anchors.new_zeros(len(positive), anchors.shape[1]).index_add_(0, anchor_concept, given)
-            from_positives = positive.T @ by_concept
-            grad_weight = anchors.new_zeros(keys.shape[1], anchors.shape[1])
-            room = _Room(keys, anchors, min(ctx.chunk, len(rows)))
-            for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
-                odds = room.odds(near, anchors, counted, key_concept[part], ctx.own, part.start, ctx.temperature)
-                grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[part]]
-                if ctx.own is not None:
-                    low, high = max(part.start, ctx.own), min(part.stop, ctx.own + len(anchors))
-                    itself = positive.diagonal()[key_concept[low:high], None]
-                    grad_near[low - part.start : high - part.start] += itself * given[low - ctx.own : high - ctx.own]
-                grad_weight += room.rows(keys, rows[part]).T @ grad_near / ctx.temperature
-        return grad_total[:, None] * slope, grad_weight, *(None,) * 9
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-class _Room:
-    """Memory that each chunk of M keys is worked on in, in turn: fresh pages for each took longer than the copies."""
-
-    def __init__(self, keys: Float[Tensor, "k j"], anchors: Float[Tensor, "n r"], chunk: int) -> None:
-        self._rows = keys.new_empty(chunk, keys.shape[1])
-        self._counted, self._odds = anchors.new_empty(2, chunk, len(anchors))
-
-    def rows(self, keys: Float[Tensor, "k j"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m j"]:
-        """keys[rows], until the next call."""
-        return torch.index_select(keys, 0, rows, out=self._rows[: len(rows)])
-
-    def odds(
-        self, near: Tensor, anchors: Tensor, counted: Tensor, concept: Tensor, own: int | None, start: int,
-        temperature: float,
-    ) -> Float[Tensor, "m n"]:  # fmt: skip
-        """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), until the next call.
-
-        0 where a pair does not count by `counted` (K, N) and the keys' `concept` (M,), or is an anchor and itself.
-        """
-        counts = torch.index_select(counted, 0, concept, out=self._counted[: len(near)])
-        odds = torch.mm(near, (anchors / temperature).T, out=self._odds[: len(near)])
-        odds.sub_(1 / temperature).exp_().mul_(counts)
-        if own is not None and start - own < len(anchors) and own - start < len(near):
-            odds.diagonal(start - own).zero_()
-        return odds
-
-
 def concept_contrastive_loss(
     features: Float[Tensor, "n p d"],
     codebook: Float[Tensor, "k d"],
-    projected: Float[Tensor, "b p j"] | tuple[Float[Tensor, "b p r"], nn.Linear],
+    projected: Float[Tensor, "b p j"],
     projected_teacher: Float[Tensor, "n p j"],
     bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
-    chunk: int | None = None,
     first: int = 0,
 ) -> Float[Tensor, ""]:
-    """Concept-wise InfoNCE of student anchors against teacher patches of the batch, and of the bank.
+    """Return the concept-wise InfoNCE of student anchors against teacher patches of the batch, and of the bank.
 
-    Patches are positives of an anchor where their concepts' cosine exceeds `positive_threshold`,
-    negatives below `negative_threshold`, else ignored. Per image the mean over anchor-positive pairs
-    of - log(exp(s_pos / t) / sum over positives and negatives exp(s / t)), s a cosine; then the mean
-    over images. With a bank that holds something, the mean of the two losses. The gradient reaches
-    `projected` alone. An image whose anchors have no positive contributes nothing.
+    Two patches are positives where the cosine of their concepts exceeds `positive_threshold`, negatives where it is
+    below `negative_threshold`, and are ignored otherwise. With a bank that holds something, the loss is the mean of
+    the loss against the batch and the loss against the bank.
 
-    `projected` may be the pair (x (B, P, R), linear layer R -> J) that it is computed from: the same
-    value, and gradients for x and the layer, from products of width R + 1 in place of J.
-
-    Memory is bounded by anchors x `chunk` keys: 4,096 of them on a CPU, whose caches such a piece suits, else more.
-
-    Where several processes share a batch, `features` and `projected_teacher` hold the images of all of them,
-    and `projected` those from number `first` on; the mean over processes is the loss of the whole batch.
+    Parameters
+    ----------
+    features
+        Patch features (N, P, D), which decide the concepts.
+    codebook
+        Concepts (K, D).
+    projected
+        The student's projections (B, P, J). The gradient reaches them alone.
+    projected_teacher
+        The teacher's projections (N, P, J).
+    bank
+        A ConceptBank, or vectors (M, J) and the concept of each (M,).
+    temperature, positive_threshold, negative_threshold
+        Above 0; cosines in -1..1.
+    first
+        Where several processes share a batch, `features` and `projected_teacher` hold the images of all of them and
+        `projected` those from number `first` on. The mean over processes is the loss of the whole batch.
     """
-    x, linear = projected if isinstance(projected, tuple) else (projected, None)
-    batch, patches, _ = x.shape
-    concept = quantize(features, codebook)[1].flatten()
+    concept = quantize(features, codebook)[1]  # (N, P)
     unit = F.normalize(codebook.detach(), dim=-1)
-    alike = unit @ unit.T
-    wide = x.dtype if x.dtype == torch.float64 else torch.float32
-    positive = (alike > positive_threshold).to(wide)
-    counted = ((alike > positive_threshold) | (alike < negative_threshold)).to(wide)
-    mine = concept[first * patches : (first + batch) * patches]
-    anchors, weight = _anchors(x.to(wide).flatten(0, 1), linear)
-    keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
-    chunk = chunk or (4096 if x.device.type == "cpu" else 65536)
+    alike = unit @ unit.T  # (K, K), cosines of concepts
+    mine = alike[concept[first : first + len(projected)].flatten()]  # (B P, K)
+    keys = projected_teacher.detach().flatten(0, 1)  # (N P, J)
+    itself = torch.arange(len(mine), device=mine.device) + first * concept.shape[1]  # each anchor's own key
 
-    def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: int | None) -> Tensor:
-        total, pairs = _InfoNCE.apply(
-            anchors, weight, keys, rows, mine, key_concept, positive, counted, own, temperature, chunk
-        )
-        per_image, pairs = total.view(batch, patches).sum(1), pairs.view(batch, patches).sum(1)
-        return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
+    def term(keys: Tensor, key_concept: Tensor, itself: Tensor | None = None) -> Tensor:
+        near = mine[:, key_concept]  # (B P, M)
+        return info_nce(projected, keys, near > positive_threshold, near < negative_threshold, temperature, itself)
 
-    loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=first * patches)
+    loss = term(keys, concept.flatten(), itself)
+    vectors, rows, owners = held(bank)
+    return loss if len(rows) == 0 else (loss + term(vectors[rows], owners)) / 2
+
+
+def info_nce(
+    anchors: Float[Tensor, "b p j"],
+    keys: Float[Tensor, "m j"],
+    positive: Bool[Tensor, "n m"],
+    negative: Bool[Tensor, "n m"],
+    temperature: float,
+    itself: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the mean over images of the mean over anchor-positive pairs of - log(exp(s) / sum exp(s')).
+
+    s is the pair's cosine over the temperature; s' runs over the anchor's positives and negatives. `itself` is the key
+    that each anchor (n = B P) leaves out. An image whose anchors have no positive contributes 0.
+    """
+    wide = torch.promote_types(anchors.dtype, torch.float32)
+    if itself is not None:
+        positive = positive.scatter(1, itself[:, None], False)
+        negative = negative.scatter(1, itself[:, None], False)
+    unit = F.normalize(anchors.to(wide), dim=-1).flatten(0, 1)  # (B P, J)
+    similarity = unit @ F.normalize(keys.to(wide), dim=-1).T / temperature  # (B P, M)
+    partition = (similarity.exp() * (positive | negative)).sum(dim=1, keepdim=True)  # (B P, 1)
+    pairs = (partition.clamp(min=torch.finfo(wide).tiny).log() - similarity) * positive  # (B P, M)
+    per_image, count = pairs.sum(1).view(len(anchors), -1).sum(1), positive.sum(1).view(len(anchors), -1).sum(1)
+    return torch.where(count > 0, per_image / count.clamp(min=1), 0).mean()
+
+
+def held(
+    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None,
+) -> tuple[Float[Tensor, "v j"], Int[Tensor, " m"], Int[Tensor, " m"]]:
+    """Return a bank's unit vectors (not copied), the rows of them that hold something, and the concept of each row."""
     if bank is None:
-        return loss
-    vectors, rows, owners = _held(bank, wide)
-    return loss if len(rows) == 0 else (loss + term(vectors, rows, owners, own=None)) / 2
-
-
-def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Unit anchors (N, J); or, for a wide linear layer, (x, 1) over its output's norm, and its matrix (J, R + 1)."""
-    if linear is None:
-        return F.normalize(x, dim=-1), None
-    if 2 * (linear.in_features + 1) > linear.out_features:  # too narrow to gain anything
-        return F.normalize(linear(x), dim=-1), None
-    weight = torch.cat([linear.weight, linear.bias[:, None]], 1).to(x.dtype)
-    extended = F.pad(x, (0, 1), value=1)
-    return extended / (extended @ weight.T).norm(dim=-1, keepdim=True).clamp(min=1e-12), weight
-
-
-def _held(bank: ConceptBank | tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A bank's unit vectors (not copied), the rows of them that hold something, and each such row's concept."""
-    if isinstance(bank, ConceptBank):
-        rows = bank.rows()
-        return bank.vectors.to(dtype), rows, rows // bank.capacity
-    vectors, owners = bank
-    return F.normalize(vectors.to(dtype), dim=-1), torch.arange(len(vectors), device=vectors.device), owners
+        nothing = torch.empty(0, dtype=torch.long)
+        return torch.empty(0, 1), nothing, nothing
+    if isinstance(bank, tuple):
+        vectors, owners = bank
+        return F.normalize(vectors, dim=-1), torch.arange(len(vectors), device=vectors.device), owners
+    rows = bank.rows()
+    return bank.vectors, rows, rows // bank.capacity

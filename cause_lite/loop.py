@@ -28,6 +28,16 @@ class NotFiniteError(UserError):
         self.images = images
 
 
+@dataclass(frozen=True)
+class Session:
+    """What every stage of one fit shares: settings, the generator of its draws, the device, and the journal."""
+
+    config: FitConfig
+    generator: torch.Generator
+    device: torch.device
+    journal: Journal = field(default_factory=Journal)
+
+
 @dataclass
 class Learner:
     """What one stage trains: modules whose gradients step, with the optimiser of each, and what else is state."""
@@ -35,44 +45,69 @@ class Learner:
     modules: nn.ModuleList
     optimizers: list[torch.optim.Optimizer]
     clipped: nn.Module | None = None
-    clip: float = 0.0
-    halving: int = 0
+    clip: float | None = None
+    halving: int | None = None
     beside: dict[str, Stateful] = field(default_factory=dict)
 
 
 def order_of(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Tensor:
     """Image numbers in the order of training, (steps * batch,); each epoch's last short batch is dropped."""
     size = min(batch_size(config), count)
-    seen = count if config.ddp == "averaged" else max(size, count // 4)
+    seen = count if config.optimisation.ddp == "averaged" else max(size, count // 4)
     kept = seen // size * size
     drawn = [torch.randperm(count, generator=generator)[:kept] for _ in range(epochs)]
     return torch.cat(drawn) if drawn else torch.empty(0, dtype=torch.long)
 
 
 def batch_size(config: FitConfig) -> int:
-    """Images a step, of all processes together; as released, a single process's quarter."""
-    return config.batch_size if config.ddp == "averaged" else max(1, config.batch_size // 4)
+    """Return the images a step, of all processes together; as released, a single process's quarter."""
+    asked = config.optimisation.batch_size
+    return asked if config.optimisation.ddp == "averaged" else max(1, asked // 4)
 
 
-def draw_pick(batch: Tensor, config: FitConfig, generator: torch.Generator) -> Pick:
-    """A draw of one patch a cell, as a function of this process's (B, P, D); all processes draw for all images."""
-    images = len(batch) * parallel.processes().num_processes
-    draws = mediator.draw_cells(images, batch.shape[1], config.cell, generator)
-    return partial(mediator.sample_grid, cell=config.cell, draws=parallel.share(draws.view(images, -1)).flatten())
+def draw_pick(batch: Tensor, session: Session) -> Pick:
+    """Draw one patch of each cell; return the draw as a function of this process's (B, P, D).
+
+    Every process draws for the images of all of them, so that all draw the same.
+    """
+    images, cell = len(batch) * parallel.processes().num_processes, session.config.optimisation.cell
+    draws = mediator.draw_cells(images, batch.shape[1], cell, session.generator)
+    return partial(mediator.sample_grid, cell=cell, draws=parallel.share(draws.view(images, -1)).flatten())
 
 
 def optimise(
-    stage: str, store: PatchStore, config: FitConfig, epochs: int, learner: Learner,
-    loss_of: Callable[[Tensor, Tensor], Tensor], generator: torch.Generator, device: torch.device | str,
-    journal: Journal, after: Callable[[], None] = lambda: None,
-) -> list[float]:  # fmt: skip
-    """Run one stage -> the loss of each step (mean over processes).
+    stage: str,
+    store: PatchStore,
+    epochs: int,
+    learner: Learner,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    session: Session,
+    after: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Run one stage and return the loss of each step (a mean over processes).
 
-    `loss_of` takes this process's image numbers (b,) and their vectors (b, P, D) on `device`. `after` runs once
-    a step is taken. Raises NotFiniteError before a step on a loss that is not finite, after saving what it was computed
-    with.
+    Parameters
+    ----------
+    stage
+        Its name, on the progress bar and in the journal.
+    store
+        Vectors (N, P, D).
+    epochs, learner
+        How long, and what learns.
+    loss_of
+        Takes this process's image numbers (b,) and their vectors (b, P, D) on the device; returns the loss.
+    session
+        Configuration, random draws, device and journal.
+    after
+        Runs once a step is taken.
+
+    Raises
+    ------
+    NotFiniteError
+        Before a step on a loss that is NaN or infinite; its state is saved first.
     """
-    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
+    config, generator, journal = session.config, session.generator, session.journal
+    scaler = torch.amp.GradScaler(session.device.type, enabled=config.optimisation.precision == "fp16")
     parts = {"learner": learner.modules, "scaler": scaler} | learner.beside
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(learner.optimizers)}
     rates = [optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers]
@@ -81,17 +116,16 @@ def optimise(
     losses = [] if saved is None else saved["losses"]
     batches = order.split(min(batch_size(config), len(store))) if len(order) else ()
     steps_per_epoch = max(1, len(batches) // max(1, epochs))
-    for which, batch in _loaded(store, batches[len(losses) :], stage, device):
+    for which, batch in _loaded(store, batches[len(losses) :], stage, session.device):
         _halve_rates(learner, rates, len(losses) // steps_per_epoch)
         loss = loss_of(which, batch)
         losses.append(float(parallel.mean(loss)))
         if not math.isfinite(losses[-1]):
             kept = journal.set_aside(stage, parts, generator, order, losses)
-            raise NotFiniteError(
-                f"{stage}: the loss is {losses[-1]} at step {len(losses)}{f' (state in {kept})' if kept else ''}; "
-                "look at its images, lower the rate, or use --precision fp32",
-                which.tolist(),
-            )
+            where = f" (state in {kept})" if kept else ""
+            message = f"{stage}: the loss is {losses[-1]} at step {len(losses)}{where}"
+            advice = "look at its images, lower the rate, or use --precision fp32"
+            raise NotFiniteError(f"{message}; {advice}", which.tolist())
         _take_step(learner, loss, scaler)
         after()
         journal.step(stage, parts, generator, order, losses, end=len(losses) == len(batches))

@@ -7,6 +7,8 @@ graph's edges more than chance would (arXiv 2310.07379, section 3.2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,66 +36,10 @@ def assign(features: Float[Tensor, "b p d"], codebook: Float[Tensor, "k d"]) -> 
     return (F.normalize(features, dim=-1) @ F.normalize(codebook, dim=-1).T).clamp(min=0)
 
 
-KEPT = 96  # strongest concepts of a patch that are tried first
-
-
-def products_at_once(device: torch.device) -> int:
-    """How many numbers to hold at once: what a CPU's caches hold; elsewhere, enough to keep the device busy."""
-    return 1 << 18 if device.type == "cpu" else 1 << 26
-
-
-def _by_strongest(membership: Float[Tensor, "b p k"]) -> tuple[Float[Tensor, "b p p"], Int[Tensor, "b p p"]]:
-    """max_k C_ik C_jk and the winning k, exactly, for memberships (B, P, K).
-
-    Tried over each patch's KEPT strongest concepts alone. What both patches of a pair left out is at
-    most r_i r_j, the product of their strongest concepts not tried; only pairs below that bound are
-    gone through in full. Memory: a few (B, P, P) and `products_at_once`, whatever K is.
-    """
-    (images, patches, concepts), most = membership.shape, products_at_once(membership.device)
-    kept = min(KEPT, concepts)
-    strong, which = membership.topk(min(kept + 1, concepts), dim=2)
-    by_concept = membership.mT.contiguous().flatten(0, 1)
-    first = torch.arange(images, device=membership.device).view(-1, 1, 1) * concepts
-    tried, weight = (which[..., :kept] + first).flatten(0, 1), strong[..., :kept].flatten(0, 1)
-    best = membership.new_empty(images * patches, patches)
-    winner = torch.empty(images * patches, patches, dtype=torch.int32, device=membership.device)
-    for rows in torch.arange(len(best), device=membership.device).split(max(1, most // (kept * patches))):
-        best[rows], place = (by_concept[tried[rows]] * weight[rows, :, None]).max(dim=1)
-        winner[rows] = tried[rows].gather(1, place).remainder_(concepts).to(torch.int32)
-    best, winner = best.view(images, patches, patches), winner.view(images, patches, patches)
-    winner = torch.where(best >= best.mT, winner, winner.mT)
-    best = torch.maximum(best, best.mT)
-    if kept < concepts:
-        rest, flat = strong[..., kept], membership.flatten(0, 1)
-        unsure = (best < rest[..., None] * rest[:, None]).triu().nonzero()
-        for b, i, j in (pairs.unbind(1) for pairs in unsure.split(max(1, most // concepts))):
-            found, place = (flat[b * patches + i] * flat[b * patches + j]).max(dim=1)
-            best[b, i, j] = best[b, j, i] = found
-            winner[b, i, j] = winner[b, j, i] = place.to(torch.int32)
-    return best, winner
-
-
-class _StrongestSharedConcept(torch.autograd.Function):
-    """max_k C_ik C_jk for every pair of patches, (B, P, K) -> (B, P, P), without the (B, K, P, P) tensor."""
-
-    @staticmethod
-    def forward(ctx, membership: Tensor) -> Tensor:
-        ctx.together = max(1, products_at_once(membership.device) // (KEPT * membership.shape[1] ** 2))  # images
-        best, winner = zip(*map(_by_strongest, membership.split(ctx.together)), strict=True)
-        ctx.save_for_backward(membership, *winner)
-        return torch.cat(best)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        membership, *winners = ctx.saved_tensors
-        slope = torch.zeros_like(membership)
-        parts = (value.split(ctx.together) for value in (slope, membership, grad))
-        for winner, part, member, pull in zip(winners, *parts, strict=True):
-            index = winner.long()
-            # d best_ij / d C_ik = C_jk for the winner k; a pair (i, j) is met from both of its ends.
-            other = member.gather(2, index.mT).mT
-            part.scatter_add_(2, index, (pull + pull.mT) * other)
-        return slope
+def shared_concept(membership: Float[Tensor, "b p k"]) -> Float[Tensor, "b p p"]:
+    """Return max_k C_ik C_jk, how strongly two patches share their best common concept."""
+    by_concept = membership.transpose(1, 2)  # (B, K, P)
+    return (by_concept[..., :, None] @ by_concept[..., None, :]).amax(dim=1)  # (B, K, P, P) -> (B, P, P)
 
 
 def modularity_loss(
@@ -101,28 +47,46 @@ def modularity_loss(
     codebook: Float[Tensor, "k d"],
     temperature: float = 0.1,
     objective: str = "max",
+    shared_concept: Callable[[Tensor], Tensor] = shared_concept,
 ) -> Float[Tensor, ""]:
-    """Minus the modularity of the grouping by shared concepts, mean over images; lower is better.
+    """Return minus the modularity of the grouping by shared concepts, a mean over images; lower is better.
 
-    The loss is minus sum_ij (W_ij / e) delta_ij. With objective "max", as released, delta_ij is
-    max_k tanh(C_ik C_jk / temperature); tanh rises monotonically, so the maximum over concepts is taken before it.
-    "tanh" is the paper's Algorithm 1,
-    delta = tanh(C C^T / temperature), and "quadratic" its Eq. 3, delta = C C^T (both as quoted in public reviews).
-    The graph is a constant: no gradient reaches features. Raises ValueError for another objective.
+    The loss is - sum_ij (W_ij / e) delta_ij, with delta by `objective`:
+
+    * "max", as released: max_k tanh(C_ik C_jk / temperature); tanh rises, so the maximum is taken before it;
+    * "tanh", the paper's Algorithm 1: tanh(C C^T / temperature);
+    * "quadratic", the paper's Eq. 3: C C^T (both as quoted in public reviews of the paper).
+
+    Parameters
+    ----------
+    features
+        Patch features (B, P, D). The graph is a constant: no gradient reaches them.
+    codebook
+        Concepts (K, D), which learn.
+    temperature
+        Of the tanh, above 0.
+    objective
+        Which delta: max, tanh or quadratic.
+    shared_concept
+        How the maximum is found; `cause_lite.fast.modularity.shared_concept` needs no (B, K, P, P) tensor.
+
+    Raises
+    ------
+    ValueError
+        For another objective.
     """
     if objective not in ("max", "tanh", "quadratic"):
-        raise ValueError(f"objective {objective!r} is none of max, tanh, quadratic")
-    wide = features.dtype if features.dtype == torch.float64 else torch.float32
-    features = features.detach().to(wide)
-    graph, total = modularity_matrix(features)
-    membership = assign(features, codebook.to(wide))
-    if objective == "max":
-        together = _StrongestSharedConcept.apply(membership)
-    else:
-        together = membership @ membership.transpose(1, 2)
+        raise ValueError(f"objective must be one of max, tanh, quadratic, not {objective!r}")
+    wide = torch.promote_types(features.dtype, torch.float32)
+    features, codebook = features.detach().to(wide), codebook.to(wide)
+    graph, total = modularity_matrix(features)  # (B, P, P), (B, 1, 1)
+    membership = assign(features, codebook)  # (B, P, K)
+    together = (
+        shared_concept(membership) if objective == "max" else membership @ membership.transpose(1, 2)
+    )  # (B, P, P)
     if objective != "quadratic":
         together = torch.tanh(together / temperature)
-    weight = graph / total.clamp(min=torch.finfo(graph.dtype).tiny)
+    weight = graph / total.clamp(min=torch.finfo(wide).tiny)
     return -(weight * together).sum(dim=(1, 2)).mean()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -57,3 +58,10 @@ def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
         return 0 * logits.sum()
     flat = logits.movedim(1, -1).flatten(0, -2)  # as maps, it would not repeat to the bit on every device
     return share * F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED)
+
+
+def patch_labels(labels: np.ndarray, side: int) -> Int[Tensor, "n p"]:
+    """Return the label at the centre of each of side x side patches, (N, side^2), of label maps (N, H, W)."""
+    step = labels.shape[1] // side
+    centres = np.arange(side) * step + step // 2
+    return torch.from_numpy(labels[:, centres[:, None], centres].reshape(len(labels), -1).astype(np.int64))

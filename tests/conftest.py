@@ -60,15 +60,23 @@ def small_backbone() -> Backbone:
     return random_backbone()
 
 
-def quick_config(**changes: object) -> FitConfig:
-    """A recipe small enough for a test."""
-    return FitConfig(
-        **{
-            "size": 128, "batch_size": 4, "num_concepts": 32, "reduced_dim": 16, "projection_dim": 32,
-            "bank_capacity": 4, "cell": 4, "probe_epochs": 2, "probe_halving": 0,
-        }
-        | changes
-    )  # fmt: skip
+def quick_config(changes: dict[str, object] | None = None) -> FitConfig:
+    """A recipe small enough for a test, with `changes` such as {"head.kind": "mlp"}."""
+    small = {
+        "data.name": "scenes",
+        "data.size": 128,
+        "data.crops": "none",
+        "backbone": "scenes",
+        "optimisation.batch_size": 4,
+        "optimisation.cell": 4,
+        "clusterbook.concepts": 32,
+        "head.reduced_dim": 16,
+        "head.projection_dim": 32,
+        "head.bank_capacity": 4,
+        "probe.epochs": 2,
+        "probe.halve_every": None,
+    }
+    return FitConfig().replace(small | (changes or {}))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,15 +11,15 @@ from conftest import quick_config
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.lab import studies
 from cause_lite.lab.audit import audit, leaves
+from cause_lite.lab.label_flow import fit
 from cause_lite.runtime.files import UserError
-from cause_lite.train import fit
 
 HEADS = pytest.mark.parametrize("head, tensors", [("mlp", 6), ("tr", 25)])
 
 
 @HEADS
 def test_the_clean_flow_reaches_the_diagnostic_alone(few_scenes, small_backbone, head, tensors):
-    found = audit(quick_config(head=head), few_scenes, small_backbone)
+    found = audit(quick_config({"head.kind": head}), few_scenes, small_backbone)
     assert found.clean and found.same_file and found.pixels == 0
     assert set(found.reached) == {"linear_probe.classify.weight", "linear_probe.classify.bias"} == set(found.changed)
 
@@ -29,7 +27,7 @@ def test_the_clean_flow_reaches_the_diagnostic_alone(few_scenes, small_backbone,
 @HEADS
 def test_the_released_flow_reaches_the_whole_head(few_scenes, small_backbone, head, tensors):
     """Every tensor of the head, as many as the release's: 6 in MLP, 25 in TR."""
-    found = audit(quick_config(head=head, label_flow="as_released"), few_scenes, small_backbone)
+    found = audit(quick_config({"head.kind": head, "probe.label_flow": "as_released"}), few_scenes, small_backbone)
     assert not found.clean and not found.same_file and found.pixels > 0
     reached = [name for name in found.reached if name.startswith("head.")]
     assert len(reached) == tensors
@@ -38,7 +36,7 @@ def test_the_released_flow_reaches_the_whole_head(few_scenes, small_backbone, he
 
 
 def test_the_released_flow_warns_and_needs_labels(few_scenes, small_backbone):
-    config = quick_config(head="mlp", label_flow="as_released")
+    config = quick_config({"head.kind": "mlp", "probe.label_flow": "as_released"})
     with pytest.warns(UserWarning, match="labels train the head"):
         fit(config, few_scenes, small_backbone)
     with pytest.raises(UserError, match="needs labels"):
@@ -50,17 +48,17 @@ def test_no_epochs_of_step_3_leave_the_head_as_it_was(few_scenes, small_backbone
     """With none, as released equals clean: the flow acts in step 3 and nowhere else."""
     heads = []
     for flow in ("clean", "as_released"):
-        config = quick_config(head="mlp", probe_epochs=0, label_flow=flow)
+        config = quick_config({"head.kind": "mlp", "probe.epochs": 0, "probe.label_flow": flow})
         heads.append(fit(config, few_scenes, small_backbone).segmenter.head.state_dict())
     assert all(torch.equal(heads[0][name], value) for name, value in heads[1].items())
 
 
 def test_an_audit_without_labels_or_of_equal_labels_is_refused(few_scenes, small_backbone):
     with pytest.raises(UserError, match="no labels"):
-        audit(quick_config(head="mlp"), few_scenes.with_labels(None), small_backbone)
+        audit(quick_config({"head.kind": "mlp"}), few_scenes.with_labels(None), small_backbone)
     same = np.zeros_like(few_scenes.labels)
     with pytest.raises(UserError, match="changes nothing"):
-        audit(quick_config(head="mlp"), few_scenes.with_labels(same), small_backbone)
+        audit(quick_config({"head.kind": "mlp"}), few_scenes.with_labels(same), small_backbone)
 
 
 def test_leaves_are_the_parameters_a_loss_depends_on():
@@ -103,8 +101,8 @@ def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
         done.append(number)
         return {"miou": float(number)}
 
-    config = quick_config(head="mlp")
-    runs = [studies.Run(str(n), f"run {n}", dataclasses.replace(config, seed=n), lambda n=n: work(n)) for n in range(3)]
+    config = quick_config({"head.kind": "mlp"})
+    runs = [studies.Run(str(n), f"run {n}", config.replace({"seed": n}), lambda n=n: work(n)) for n in range(3)]
     assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == ["mlp/0/0", "mlp/1/1"]
     assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == ["mlp/2/2"]
     assert done == [0, 1, 2] and len(studies.read_study("ablations", "scenes")) == 3

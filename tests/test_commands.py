@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import quick_config
 from PIL import Image
 
 from cause_lite import checkpoints, datasets
 from cause_lite.cli import main
 from cause_lite.datasets import camvid
+from cause_lite.lab.label_flow import fit
 from cause_lite.runtime import files
 from cause_lite.runtime.files import UserError, write_whole
-from cause_lite.train import fit
 
 
 def call(monkeypatch, capsys, *words: object) -> tuple[int, str]:
@@ -36,22 +37,12 @@ def model(few_scenes, small_backbone, tmp_path_factory):
     """A folder with a small fitted segmenter and its backbone."""
     from safetensors.torch import save_file
 
-    from cause_lite.config import FitConfig
-
     folder = tmp_path_factory.mktemp("model")
     save_file(small_backbone.vit.state_dict(), folder / "vit.safetensors")
     shape = {"grid": 16, "patch": 8, "width": 32, "depth": 1, "heads": 2}
     files.write_json(folder / "vit.json", {"name": "small", "architecture": shape, "window": None})
-    config = FitConfig(
-        size=128,
-        head="mlp",
-        batch_size=4,
-        num_concepts=16,
-        reduced_dim=8,
-        projection_dim=16,
-        bank_capacity=2,
-        head_epochs=1,
-    )
+    small = {"clusterbook.concepts": 16, "head.reduced_dim": 8, "head.projection_dim": 16, "head.bank_capacity": 2}
+    config = quick_config(small | {"head.kind": "mlp", "head.epochs": 1, "probe.epochs": 5, "probe.halve_every": 2})
     checkpoints.save(fit(config, few_scenes, small_backbone).segmenter, folder, backbone=str(folder))
     return folder
 

@@ -8,9 +8,9 @@ from conftest import quick_config, random_backbone
 
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.lab.label_flow import fit
 from cause_lite.mediator import modularity_loss
 from cause_lite.runtime.device import choose_device, device_name
-from cause_lite.train import fit
 
 DEVICES = sorted({"cpu", choose_device("auto").type})
 
@@ -61,7 +61,7 @@ def test_contrast_agrees_with_float64(place, banked):
 @pytest.mark.parametrize("flow", ["clean", "as_released"])
 @pytest.mark.filterwarnings("ignore:label_flow")
 def test_the_same_fit_gives_the_same_bits(few_scenes, place, head, flow):
-    config = quick_config(head=head, label_flow=flow)
+    config = quick_config({"head.kind": head, "probe.label_flow": flow})
     states = [fit(config, few_scenes, random_backbone().to(place)).segmenter.state_dict() for _ in "ab"]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 
 import numpy as np
@@ -13,8 +12,8 @@ from cause_lite import checkpoints
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
 from cause_lite.lab import baselines
+from cause_lite.lab.label_flow import fit
 from cause_lite.runtime.files import UserError
-from cause_lite.train import fit
 
 HEADS = pytest.mark.parametrize("head", ["mlp", "tr"])
 
@@ -25,11 +24,11 @@ def folder_hash(folder) -> str:
 
 @HEADS
 def test_the_same_seed_gives_the_same_bytes(quick, few_scenes, small_backbone, tmp_path, head):
-    config = dataclasses.replace(quick, head=head)
+    config = quick.replace({"head.kind": head})
     for name in ("first", "second"):
         checkpoints.save(fit(config, few_scenes, small_backbone).segmenter, tmp_path / name)
     assert folder_hash(tmp_path / "first") == folder_hash(tmp_path / "second")
-    other = fit(dataclasses.replace(config, seed=1), few_scenes, small_backbone)
+    other = fit(config.replace({"seed": 1}), few_scenes, small_backbone)
     checkpoints.save(other.segmenter, tmp_path / "other")
     assert folder_hash(tmp_path / "other") != folder_hash(tmp_path / "first")
 
@@ -46,7 +45,7 @@ def test_the_supervised_ceiling_does_not_depend_on_what_was_drawn_before(quick, 
 
 @HEADS
 def test_labels_change_no_prediction_but_ruin_the_linear_probe(quick, few_scenes, small_backbone, head):
-    config = dataclasses.replace(quick, head=head, probe_epochs=30)
+    config = quick.replace({"head.kind": head, "probe.epochs": 30})
     rng = np.random.default_rng(0)
     permuted = few_scenes.labels[rng.permutation(len(few_scenes))]
     noise = rng.integers(0, len(few_scenes.classes), few_scenes.labels.shape).astype(np.int16)
@@ -66,7 +65,7 @@ def test_labels_change_no_prediction_but_ruin_the_linear_probe(quick, few_scenes
 
 @HEADS
 def test_saving_and_loading_is_exact(quick, few_scenes, small_backbone, tmp_path, head):
-    fitted = fit(dataclasses.replace(quick, head=head), few_scenes, small_backbone).segmenter
+    fitted = fit(quick.replace({"head.kind": head}), few_scenes, small_backbone).segmenter
     checkpoints.save(fitted, tmp_path)
     loaded = checkpoints.load(tmp_path)
     weights = {k: v for k, v in fitted.state_dict().items() if not k.startswith("backbone.")}
@@ -76,7 +75,7 @@ def test_saving_and_loading_is_exact(quick, few_scenes, small_backbone, tmp_path
 
 
 def test_a_damaged_segmenter_is_named(quick, few_scenes, small_backbone, tmp_path):
-    checkpoints.save(fit(dataclasses.replace(quick, head="mlp"), few_scenes, small_backbone).segmenter, tmp_path)
+    checkpoints.save(fit(quick.replace({"head.kind": "mlp"}), few_scenes, small_backbone).segmenter, tmp_path)
     weights = tmp_path / "segmenter.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"segmenter\.safetensors"):
@@ -84,13 +83,13 @@ def test_a_damaged_segmenter_is_named(quick, few_scenes, small_backbone, tmp_pat
 
 
 def test_the_transformer_head_runs_at_another_resolution(quick, few_scenes, small_backbone):
-    segmenter = fit(dataclasses.replace(quick, head="tr"), few_scenes, small_backbone).segmenter
+    segmenter = fit(quick.replace({"head.kind": "tr"}), few_scenes, small_backbone).segmenter
     with pytest.warns(UserWarning, match="trained on 256 patches and runs on 64"):
-        assert segmenter.segment_features(torch.randn(2, 64, 32)).shape == (2, quick.reduced_dim, 8, 8)
+        assert segmenter.segment_features(torch.randn(2, 64, 32)).shape == (2, quick.head.reduced_dim, 8, 8)
 
 
 def test_an_image_of_any_shape_is_segmented_at_its_own_size(quick, few_scenes, small_backbone):
-    segmenter = fit(dataclasses.replace(quick, head="mlp"), few_scenes, small_backbone).segmenter
+    segmenter = fit(quick.replace({"head.kind": "mlp"}), few_scenes, small_backbone).segmenter
     for shape in [(1, 1, 3), (7, 300, 3), (128, 128, 3)]:
         labels = segmenter.segment(np.full(shape, 120, dtype=np.uint8))
         assert labels.shape == shape[:2] and labels.max() < len(few_scenes.classes)

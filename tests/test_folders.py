@@ -18,7 +18,14 @@ from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to, load_training
 from cause_lite.runtime.files import UserError, read_json
 
-SMALL = {"size": 64, "num_concepts": 16, "projection_dim": 16, "head_epochs": 1, "probe_epochs": 1, "clusters": 5}
+SMALL = {
+    "data.size": 64,
+    "clusterbook.concepts": 16,
+    "head.projection_dim": 16,
+    "head.epochs": 1,
+    "probe.epochs": 1,
+    "data.clusters": 5,
+}
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ def photographs(tmp_path):
 
 
 def test_a_folder_without_labels_gives_a_segmenter_and_a_contact_sheet(photographs, tmp_path):
-    config = recipe(str(photographs), "mlp", backbone="scenes", **SMALL)
+    config = recipe(str(photographs), "mlp", backbone="scenes", changes=SMALL)
     fit_to(config, tmp_path / "run", "cpu")
     labels = checkpoints.load(tmp_path / "run").segment(np.array(Image.open(photographs / "a.png")))
     assert labels.shape == (100, 128) and labels.max() < 5
@@ -47,11 +54,11 @@ def test_a_folder_without_labels_gives_a_segmenter_and_a_contact_sheet(photograp
 def test_a_file_that_cannot_be_read_is_named_or_left_out(photographs, tmp_path):
     (photographs / "torn.jpg").write_bytes((photographs / "b.jpg").read_bytes()[:300])
     (photographs / "loop.png").symlink_to(photographs / "loop.png")
-    config = recipe(str(photographs), "mlp", backbone="scenes", **SMALL)
+    config = recipe(str(photographs), "mlp", backbone="scenes", changes=SMALL)
     with pytest.raises(UserError, match=r"torn\.jpg"):
         fit_to(config, tmp_path / "run", "cpu")
     assert not (tmp_path / "run" / "fit.json").exists()
-    skipping = recipe(str(photographs), "mlp", backbone="scenes", skip_bad=True, **SMALL)
+    skipping = recipe(str(photographs), "mlp", backbone="scenes", changes=SMALL | {"data.skip_bad": True})
     with pytest.warns(UserWarning, match=r"1 images are left out:\n.*torn\.jpg"):
         assert len(load_training(skipping)) == 7
 
@@ -86,7 +93,7 @@ def test_a_folder_of_no_use_is_told(tmp_path):
 
 @pytest.fixture
 def run(photographs, tmp_path):
-    fit_to(recipe(str(photographs), "tr", backbone="scenes", **SMALL), tmp_path / "run", "cpu")
+    fit_to(recipe(str(photographs), "tr", backbone="scenes", changes=SMALL), tmp_path / "run", "cpu")
     return tmp_path / "run"
 
 
@@ -149,4 +156,4 @@ def test_a_shape_that_lies_is_refused(run, change, named):
 def test_nothing_is_said_where_nothing_is_wrong(photographs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(load_training(recipe(str(photographs), "mlp", skip_bad=True, **SMALL))) == 7
+        assert len(load_training(recipe(str(photographs), "mlp", changes=SMALL | {"data.skip_bad": True}))) == 7

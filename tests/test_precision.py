@@ -8,7 +8,7 @@ from conftest import quick_config, random_backbone
 
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
-from cause_lite.train import fit
+from cause_lite.lab.label_flow import fit
 
 
 @pytest.mark.parametrize("precision, tolerance", [("bf16", 2e-2), ("fp16", 3e-3)])
@@ -35,10 +35,7 @@ def test_a_fit_in_half_precision_learns_as_much(few_scenes, head, precision):
     ends = {}
     for kind in ("fp32", precision):
         backbone = random_backbone()
-        config = quick_config(
-            head=head, precision=kind, probe_epochs=10, learning_rate=3e-4, clusterbook_init="patches",
-            dropout=0.0,  # its masks differ by precision
-        )  # fmt: skip
+        config = quick_config({"head.kind": head, "optimisation.precision": kind, "probe.epochs": 10, "head.learning_rate": 3e-4, "clusterbook.init": "patches", "head.dropout": 0.0})  # fmt: skip
         fitted = fit(config, few_scenes, backbone)
         losses = {stage: torch.tensor(values) for stage, values in fitted.losses.items()}
         assert all(torch.isfinite(values).all() for values in losses.values())
@@ -54,6 +51,10 @@ def test_a_compiled_fit_is_equal_within_tolerance(few_scenes, head):
     found = []
     for compiled in (False, True):
         backbone = random_backbone()
-        fitted = fit(quick_config(head=head, compiled=compiled, dropout=0.0), few_scenes, backbone)
+        fitted = fit(
+            quick_config({"head.kind": head, "optimisation.compiled": compiled, "head.dropout": 0.0}),
+            few_scenes,
+            backbone,
+        )
         found.append(torch.tensor(fitted.losses["head"]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from cause_lite.config import FitConfig
@@ -19,21 +17,21 @@ def test_every_published_row_is_there():
     }  # fmt: skip
     assert {r.name.rsplit("-", 1)[0] for r in rows} == {p.stem for p in (recipes.FOLDER / "backbones").glob("*.yaml")}
     for row in rows:
-        assert row.name.endswith(f"-{row.config.head}") and row.config.data == row.table
+        assert row.name.endswith(f"-{row.config.head.kind}") and row.config.data.name == row.table
         assert 0 < row.published["miou"] < 100 and row.published["source"]
 
 
 def test_rows_inherit_and_differ_as_the_release_does():
     mlp, tr = (recipes.row(f"cocostuff27/dino-b8-{head}").config for head in ("mlp", "tr"))
-    assert (mlp.size, mlp.scored_size, mlp.clip, mlp.probe_epochs) == (224, 320, 0.1, 1)
-    assert (tr.size, tr.scored_size, tr.clip, tr.probe_epochs) == (320, 320, 2.0, 5)
-    assert recipes.row("cityscapes/dino-s8-tr").config.weight_decay == 0
-    assert recipes.row("pascalvoc/dino-s8-tr").config.fit == "squash"
-    assert recipes.row("coco171/dino-s8-tr").config.positive_threshold == 0.55
-    assert recipes.row("cocostuff27/dinov2-b14-tr").config.size == 322
+    assert (mlp.data.size, mlp.scored_size, mlp.head.clip, mlp.probe.epochs) == (224, 320, 0.1, 1)
+    assert (tr.data.size, tr.scored_size, tr.head.clip, tr.probe.epochs) == (320, 320, 2.0, 5)
+    assert recipes.row("cityscapes/dino-s8-tr").config.head.weight_decay == 0
+    assert recipes.row("pascalvoc/dino-s8-tr").config.data.fit == "squash"
+    assert recipes.row("coco171/dino-s8-tr").config.head.positive_threshold == 0.55
+    assert recipes.row("cocostuff27/dinov2-b14-tr").config.data.size == 322
     default = FitConfig()
-    for field in ("num_concepts", "temperature", "bank_capacity", "ema_decay", "reduced_dim", "projection_dim"):
-        assert getattr(tr, field) == getattr(default, field)
+    assert tr.clusterbook == default.clusterbook
+    assert tr.head == default.head
 
 
 def written(folder, text: str):
@@ -50,12 +48,12 @@ GOOD = "data: cocostuff27\nbackbone: dino-s8\nhead: tr\npublished: {miou: 1, pac
     "text, named",
     [
         (GOOD + "setings: {size: 3}\n", "unknown key 'setings'; did you mean 'settings'"),
-        (GOOD + "settings: {siez: 3}\n", "unknown key 'siez'; did you mean 'size'"),
-        (GOOD + "settings: {size: large}\n", "size: 'large' is no int"),
-        (GOOD + "settings: {size: -1}\n", "size: -1 is negative"),
-        (GOOD + "settings: {precision: fp8}\n", "precision: 'fp8' is none of fp32"),
-        (GOOD + "settings: {clip: .nan}\n", "clip: nan is not finite"),
-        (GOOD + "settings: {compiled: 1}\n", "compiled: 1 is no bool"),
+        (GOOD + "settings: {data: {siez: 3}}\n", "unknown key 'data.siez'; did you mean 'data.size'"),
+        (GOOD + "settings: {data: {size: large}}\n", "data.size: .*integer, not 'large'"),
+        (GOOD + "settings: {data: {size: -1}}\n", "data.size: must be greater than or equal to 1, not -1"),
+        (GOOD + "settings: {optimisation: {precision: fp8}}\n", "optimisation.precision: must be 'fp32', .*not 'fp8'"),
+        (GOOD + "settings: {head: {clip: .nan}}\n", "head.clip: .*finite number"),
+        (GOOD + "settings: {optimisation: {compiled: 1}}\n", "optimisation.compiled: .*boolean, not 1"),
         (GOOD + "settings: [size]\n", "`settings`"),
         (GOOD.replace("dino-s8", "dino-s9"), "`backbone` is 'dino-s9'; choose from dino-b8"),
         (GOOD.replace("data: cocostuff27", "data: ../evil"), r"`data` is '\.\./evil'"),
@@ -75,8 +73,8 @@ def test_a_mistake_names_file_and_field(tmp_path, text, named):
 
 
 def test_a_good_row_is_read(tmp_path):
-    row = recipes.read_row(written(tmp_path, GOOD + "settings: {num_concepts: 7}\n"))
-    assert row.config.num_concepts == 7 and row.published["pacc"] is None
+    row = recipes.read_row(written(tmp_path, GOOD + "settings: {clusterbook: {concepts: 7}}\n"))
+    assert row.config.clusterbook.concepts == 7 and row.published["pacc"] is None
 
 
 def test_an_unknown_row_gets_its_neighbours():
@@ -92,9 +90,9 @@ def test_ablations_change_something(data, head):
     assert len(found) >= 10
     for name, (title, config) in found.items():
         assert config != base and title, name
-        assert (config.data, config.head) == (data, head)
+        assert (config.data.name, config.head.kind) == (data, head)
 
 
 def test_settings_are_checked_on_their_own():
-    with pytest.raises(UserError, match="batch_size: must be above 0"):
-        dataclasses.replace(FitConfig(), batch_size=0)
+    with pytest.raises(UserError, match="optimisation.batch_size: must be greater than or equal to 1"):
+        FitConfig().replace({"optimisation.batch_size": 0})

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE, relative_error
 
 from cause_lite.checkpoints import load_released
+from cause_lite.fast import contrast as fast_contrast
 from cause_lite.frontdoor import concept_contrastive_loss
 from cause_lite.head import ema_update
-from cause_lite.mediator import assign, modularity_loss, modularity_matrix, quantize, sample_grid
+from cause_lite.mediator import assign, modularity_loss, modularity_matrix, quantize, sample_grid, shared_concept
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe
 
 CASES = pytest.mark.parametrize("case", [0, 1, 2])
 CLOSE = 1e-5
+CONTRASTS = {
+    "plain": concept_contrastive_loss,
+    "fast, 5 keys at once": partial(fast_contrast.concept_contrastive_loss, chunk=5),
+    "fast, 4,096 keys at once": partial(fast_contrast.concept_contrastive_loss, chunk=4096),
+}
 
 
 @CASES
-def test_modularity(reference, case):
+@pytest.mark.parametrize("way", [shared_concept, fast_modularity.shared_concept])
+def test_modularity(reference, case, way):
     given = reference(f"modularity_{case}")
     codebook = given["codebook"].requires_grad_()
     graph, total = modularity_matrix(given["feat"])
-    loss = modularity_loss(given["feat"], codebook, float(given["temp"]))
+    loss = modularity_loss(given["feat"], codebook, float(given["temp"]), shared_concept=way)
     loss.backward()
     assert relative_error(graph, given["W"]) < CLOSE
     assert relative_error(total, given["e"]) < CLOSE
@@ -48,13 +57,13 @@ def test_sample_grid(reference, case):
 
 @CASES
 @pytest.mark.parametrize("kind", ["nobank", "bank"])
-@pytest.mark.parametrize("chunk", [5, 4096])
-def test_contrastive_loss(reference, case, kind, chunk):
+@pytest.mark.parametrize("form", CONTRASTS)
+def test_contrastive_loss(reference, case, kind, form):
     given = reference(f"contrastive_{kind}_{case}")
     projected = given["proj"].requires_grad_()
-    loss = concept_contrastive_loss(
+    loss = CONTRASTS[form](
         given["feat"], given["codebook"], projected, given["proj_ema"], (given["bank"], given["bank_index"]),
-        float(given["temp"]), float(given["pos_thresh"]), float(given["neg_thresh"]), chunk,
+        float(given["temp"]), float(given["pos_thresh"]), float(given["neg_thresh"]),
     )  # fmt: skip
     loss.backward()
     assert relative_error(loss, given["loss"]) < CLOSE

@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import quick_config
 
+from cause_lite.lab.label_flow import fit
 from cause_lite.runtime.files import UserError, locked, read_torch
 from cause_lite.runtime.journal import Journal, StoppedError
-from cause_lite.train import fit
 
 
 class CutError(Exception):
@@ -47,7 +47,9 @@ def weights(fitted) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("head, label_flow, precision", [("mlp", "clean", "fp32"), ("tr", "as_released", "fp16")])
 @pytest.mark.filterwarnings("ignore:label_flow")
 def test_any_step_can_be_the_last(few_scenes, small_backbone, tmp_path, head, label_flow, precision):
-    config = quick_config(head=head, label_flow=label_flow, precision=precision, probe_epochs=1)
+    config = quick_config(
+        {"head.kind": head, "probe.label_flow": label_flow, "optimisation.precision": precision, "probe.epochs": 1}
+    )
     whole = weights(fit(config, few_scenes, small_backbone))
     for every in (0.0, 1e9):  # saved at each step, or only where a stage ends
         deaths = 0
@@ -63,7 +65,7 @@ def test_any_step_can_be_the_last(few_scenes, small_backbone, tmp_path, head, la
 
 
 def test_a_journal_of_other_work_is_refused(few_scenes, small_backbone, tmp_path):
-    config = quick_config(head="mlp")
+    config = quick_config({"head.kind": "mlp"})
     with pytest.raises(CutError):
         fit(config, few_scenes, small_backbone, Fragile(tmp_path, 3, 0.0))
     with pytest.raises(UserError, match="other settings"):
@@ -79,7 +81,7 @@ def test_being_asked_to_stop_saves_first(few_scenes, small_backbone, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
             super().step(*args, **options)
 
-    config = quick_config(head="mlp")
+    config = quick_config({"head.kind": "mlp"})
     journal = Asked(tmp_path, "test", every=1e9)
     with journal.heeding_signals(), pytest.raises(StoppedError, match="step 1 of Clusterbook"):
         fit(config, few_scenes, small_backbone, journal)
@@ -109,7 +111,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
         "from conftest import quick_config, few_images\n"
         "runs.load_split = lambda *a: few_images()\n"
         "journal.Journal.__init__.__defaults__ = (None, '', 0.0)\n"
-        "runs.fit_to(quick_config(head='tr', backbone='scenes', head_epochs=6), sys.argv[1], 'cpu')\n"
+        "runs.fit_to(quick_config({'head.epochs': 6}), sys.argv[1], 'cpu')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "CAUSE_CACHE": str(tmp_path / "cache")}
 
@@ -141,6 +143,11 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_state(few_scenes, small_
 
     monkeypatch.setattr(small_backbone, "features", features)
     with pytest.raises(UserError, match=r"Clusterbook: the loss is nan at step \d+ \(state in .*image 3\b") as raised:
-        fit(quick_config(head="mlp"), replace(few_scenes, images=images), small_backbone, Journal(tmp_path, "test"))
+        fit(
+            quick_config({"head.kind": "mlp"}),
+            replace(few_scenes, images=images),
+            small_backbone,
+            Journal(tmp_path, "test"),
+        )
     kept = read_torch(Path(re.search(r"state in (.*?)\)", str(raised.value)).group(1)))
     assert math.isnan(kept["losses"][-1])

@@ -47,7 +47,8 @@ whole = datasets.load_split
 runs.load_split = lambda *a: __import__("dataclasses").replace(
     whole("scenes", "train"), images=whole("scenes", "train").images[:48], labels=whole("scenes", "train").labels[:48])
 journal.Journal.__init__.__defaults__ = (None, "", 0.0)
-config = recipes.recipe("scenes", "tr", num_concepts=32, projection_dim=16, head_epochs=6, probe_epochs=3)
+config = recipes.recipe("scenes", "tr", changes={
+    "clusterbook.concepts": 32, "head.projection_dim": 16, "head.epochs": 6, "probe.epochs": 3})
 runs.fit_to(config, sys.argv[1], "cpu")
 """
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split
 from cause_lite.evaluate import evaluate
+from cause_lite.lab.label_flow import fit
 from cause_lite.lab.runs import plain_scores
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import write_json
-from cause_lite.train import fit
 
 
 def main(data: Path, head: str, out: Path) -> None:
@@ -24,7 +24,7 @@ def main(data: Path, head: str, out: Path) -> None:
     with np.load(data) as arrays:
         train = Split("camvid", "train", tuple(map(str, range(11))), arrays["images"], arrays["labels"])
     backbone = random_backbone()
-    fitted = fit(quick_config(head=head, dropout=0.0, seed=3), train, backbone).segmenter
+    fitted = fit(quick_config({"head.kind": head, "head.dropout": 0.0, "seed": 3}), train, backbone).segmenter
     features = cached_features(backbone, train.images, "Features")
     scores = evaluate(fitted, features, None, train.labels, 11, batch_size=3)
     weights = {k: v.contiguous() for k, v in fitted.state_dict().items() if not k.startswith("backbone.")}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from cause_lite.backbones.backbone import bundled_dir, pretrained_dir
+from cause_lite.checkpoints.config_records import read_config
 from cause_lite.checkpoints.ours import load, write_shape
 from cause_lite.runtime.files import UserError, read_json, write_whole
 
@@ -79,17 +80,17 @@ def _with_backbone(name: str | None, part: Path) -> dict[str, str]:
 
 def card(about: dict, shape: dict, run: Path, licence: str) -> str:
     """The model card of a fit, from its records alone."""
-    config, scores = about["config"], ""
+    config, scores = read_config(about["config"]), ""
     if (run / "scores.json").exists():
         lines = [
             f"| {name} | {s['miou']} | {s['pacc']} |" for name, s in read_json(run / "scores.json")["scores"].items()
         ]
         scores = "\n| scores | mIoU, % | pixel accuracy, % |\n|---|---|---|\n" + "\n".join(lines) + "\n"
-    labels = LEAKED if config.get("label_flow") == "as_released" else CLEAN
-    title = f"CAUSE-{config['head'].upper()} on {Path(config['data']).name}"
+    labels = LEAKED if config.probe.label_flow == "as_released" else CLEAN
+    title = f"CAUSE-{config.head.kind.upper()} on {Path(config.data.name).name}"
     fields = {key: shape[key] for key in ("num_classes", "num_concepts", "size", "backbone")}
     told = {key: about[key] for key in ("commit", "config_hash", "date")}
     return CARD.format(
-        licence=licence, title=title, labels=labels, head=config["head"], data=Path(config["data"]).name,
-        seed=config["seed"], scores=scores, **fields, **told,
+        licence=licence, title=title, labels=labels, head=config.head.kind, data=Path(config.data.name).name,
+        seed=config.seed, scores=scores, **fields, **told,
     )  # fmt: skip

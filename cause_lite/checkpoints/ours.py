@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cause_lite.backbones.backbone import load_backbone
-from cause_lite.config import CHOICES
+from cause_lite.config import HEADS
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
 from cause_lite.segmenter import Segmenter, build_head
@@ -79,8 +79,8 @@ def check_shape(shape: dict, path: Path) -> None:
             raise UserError(f"{path}: `{field}` is {value!r}, a {type(value).__name__}")
         if isinstance(value, int) and not 1 <= value <= LARGEST:
             raise UserError(f"{path}: `{field}` is {value}; 1 to {LARGEST} is possible")
-    if shape["head"] not in CHOICES["head"]:
-        raise UserError(f"{path}: `head` is {shape['head']!r}; {' or '.join(CHOICES['head'])} is possible")
+    if shape["head"] not in HEADS:
+        raise UserError(f"{path}: `head` is {shape['head']!r}; {' or '.join(HEADS)} is possible")
     if not all(isinstance(name, str) for name in shape["classes"]):
         raise UserError(f"{path}: `classes` holds something else than names")
 

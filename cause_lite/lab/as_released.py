@@ -6,65 +6,79 @@ and the optimiser holds the head's parameters: the supervised cross-entropy move
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import mediator
-from cause_lite.backbones.feature_store import PatchStore
-from cause_lite.config import FitConfig
+from cause_lite.backbones import PatchStore
 from cause_lite.datasets import Split
-from cause_lite.loop import Learner, draw_pick, optimise
+from cause_lite.initialise import start_probe
+from cause_lite.loop import Learner, Session, draw_pick, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.precision import autocast
+from cause_lite.steps import Probes, head_outputs, modularity_loss_of
 
 WARNING = "label_flow=as_released: labels train the head that is evaluated; its scores are not unsupervised"
 
 
-def fit_probes(
-    head: nn.Module, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split,
-    config: FitConfig, generator: torch.Generator, journal: Journal,
-) -> list[float]:  # fmt: skip
-    """Train both probes and the head in place, on one loss: modularity plus cross-entropy with the labels.
+def fit_probes(head: nn.Module, features: PatchStore, train: Split, session: Session) -> Probes:
+    """Train both probes and the head (in place) on one loss: modularity plus cross-entropy with the labels.
 
     Dropout is on; the head and the linear probe share an optimiser with weight decay and clipping; rates
-    halve every `probe_halving` epochs. Returns the loss of each step. Raises UserError when there are no labels.
+    halve every `probe.halve_every` epochs. Takes and returns what `cause_lite.steps.fit_probes` does.
+
+    Raises
+    ------
+    UserError
+        When there are no labels.
     """
     if train.labels is None:
         raise UserError(f"{train.name}: label_flow=as_released needs labels, and there are none")
     warnings.warn(WARNING, stacklevel=2)
-    device = next(head.parameters()).device
+    config, classes = session.config, len(train.classes)
+    linear = LinearProbe(classes, config.head.reduced_dim).to(session.device)
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = partial(head_outputs, head, features, Path(folder))
+        clusters = start_probe(outputs, classes, config, session.generator).to(session.device)
+    losses = _fit_jointly(head, clusters, linear, features, train, session)
+    return clusters, linear, {"as_released": losses}
+
+
+def _fit_jointly(
+    head: nn.Module, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split, session: Session
+) -> list[float]:
+    config = session.config
     head.requires_grad_(True).train()
     supervised = nn.ModuleList([head, linear])
+    rates = {"lr": config.head.learning_rate, "weight_decay": config.head.weight_decay}
     optimizers = [
-        torch.optim.Adam(supervised.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
-        torch.optim.Adam(clusters.parameters(), lr=config.probe_rate),
+        torch.optim.Adam(supervised.parameters(), **rates),
+        torch.optim.Adam(clusters.parameters(), lr=config.probe.learning_rate),
     ]
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
-        with autocast(config.precision, device):
+        with autocast(config.optimisation.precision, session.device):
             segments = head(batch)
         segments = segments.float()
-        grouped = draw_pick(batch, config, generator)(segments)
-        modular = mediator.modularity_loss(grouped, clusters.centres, config.temperature, config.objective)
-        return modular + supervised_loss(linear, segments, torch.from_numpy(train.labels[which.numpy()]).to(device))
+        modular = modularity_loss_of(draw_pick(batch, session)(segments), clusters.centres, config)
+        labels = torch.from_numpy(train.labels[which.numpy()]).to(session.device)
+        return modular + supervised_loss(linear, segments, labels)
 
-    learner = Learner(
-        nn.ModuleList([supervised, clusters]), optimizers, supervised, config.clip, halving=config.probe_halving
-    )
-    losses = optimise(
-        "Probes as released", features, config, config.probe_epochs, learner, loss_of, generator, device, journal
-    )
+    modules = nn.ModuleList([supervised, clusters])
+    learner = Learner(modules, optimizers, supervised, config.head.clip, config.probe.halve_every)
+    losses = optimise("Probes as released", features, config.probe.epochs, learner, loss_of, session)
     head.eval().requires_grad_(False)
     return losses
 
 
 def supervised_loss(linear: LinearProbe, segments: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the linear probe on (B, P, R), not detached, upsampled to labels (B, H, W)."""
+    """Return the cross-entropy of the linear probe on (B, P, R), not detached, upsampled to labels (B, H, W)."""
     side = round(segments.shape[1] ** 0.5)
     logits = linear.classify(segments).transpose(1, 2).unflatten(2, (side, side))
     logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)

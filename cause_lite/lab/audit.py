@@ -19,11 +19,11 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.lab import as_released
+from cause_lite.lab.label_flow import fit
 from cause_lite.lab.studies import permuted_images
-from cause_lite.probe import LinearProbe, labelled_loss
+from cause_lite.probe import LinearProbe, labelled_loss, patch_labels
 from cause_lite.runtime.files import UserError
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import fit, patch_labels
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def labelled_loss_of(
 ) -> Tensor:
     """The one term of step 3 that sees labels."""
     segments = head(features)
-    if config.label_flow == "as_released":
+    if config.probe.label_flow == "as_released":
         return as_released.supervised_loss(linear, segments, torch.from_numpy(labels))
     target = patch_labels(labels, round(segments.shape[1] ** 0.5))
     return labelled_loss(linear(segments).flatten(0, 1), target.flatten())

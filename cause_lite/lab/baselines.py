@@ -12,9 +12,12 @@ from torch.nn import functional as F
 from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
+from cause_lite.initialise import kmeans, patch_kmeans
+from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import LinearProbe
-from cause_lite.train import fit_linear_probe, kmeans, patch_kmeans, seeded
+from cause_lite.runtime.randomness import seeded
+from cause_lite.steps import fit_linear_probe
 
 
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
@@ -78,7 +81,8 @@ def score_supervised(
 ) -> ClusterMetrics:
     """The ceiling: a linear probe trained with every label on unit backbone features (not matched)."""
     with seeded(config.seed) as generator:
-        probe: LinearProbe = fit_linear_probe(train, train_labels, classes, config, generator, unit=True)[0]
+        session = Session(config, generator, torch.device("cpu"))
+        probe: LinearProbe = fit_linear_probe(train, train_labels, classes, session, unit=True)[0]
     metrics = ClusterMetrics(classes)
     for start in range(0, len(labels), 10):
         part = slice(start, start + 10)

@@ -23,13 +23,18 @@ from cause_lite import checkpoints, crf, mediator
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split, load_split
-from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
-from cause_lite.lab import naive
+from cause_lite.fast import contrast as fast_contrast
+from cause_lite.fast import modularity as fast_modularity
+from cause_lite.frontdoor import ConceptBank
+from cause_lite.lab import bench_baselines as baselines
 from cause_lite.lab.bench import MatrixProducts, compare, seconds, watched
 from cause_lite.lab.recipes import recipe, row
+from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime.device import choose_device
-from cause_lite.train import Fitted, fit, fit_head, seed_all
+from cause_lite.runtime.randomness import seed_all
+from cause_lite.steps import fit_head
+from cause_lite.train import Fitted, fit
 
 IMAGES, PATCHES, CHANNELS, CONCEPTS, REDUCED, PROJECTED = 16, 100, 384, 2048, 90, 2048  # the release's step
 
@@ -54,11 +59,15 @@ def step(loss: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], float]:
     return run
 
 
+def fast_modularity_loss(features: Tensor, codebook: Tensor) -> Tensor:
+    return mediator.modularity_loss(features, codebook, shared_concept=fast_modularity.shared_concept)
+
+
 def modularity() -> Iterator[dict]:
     """One step of the clusterbook, against the B x K x P x P tensor."""
     features, codebook = drawn(IMAGES, PATCHES, CHANNELS), drawn(CONCEPTS, CHANNELS, seed=1).requires_grad_()
-    ours = step(lambda: mediator.modularity_loss(features, codebook), codebook)
-    plain = step(lambda: naive.modularity_loss(features, codebook), codebook)
+    ours = step(lambda: fast_modularity_loss(features, codebook), codebook)
+    plain = step(lambda: mediator.modularity_loss(features, codebook), codebook)
     yield {"case": "16 x 100 patches, K = 2048", "difference": abs(ours() - plain())} | compare(ours, plain, rounds=3)
 
 
@@ -68,7 +77,7 @@ def modularity_growth() -> Iterator[dict]:
         for concepts in (512, 1024, 2048, 4096):
             features = drawn(IMAGES, patches, CHANNELS)
             codebook = drawn(concepts, CHANNELS, seed=1).requires_grad_()
-            ours = step(lambda f=features, c=codebook: mediator.modularity_loss(f, c), codebook)
+            ours = step(lambda f=features, c=codebook: fast_modularity_loss(f, c), codebook)
             ours()
             yield {
                 "case": f"{patches} patches, K = {concepts}", "patches": patches, "concepts": concepts,
@@ -108,9 +117,9 @@ def contrast() -> Iterator[dict]:
     """One step of the head's loss: a loop over images, the release's concatenated bank, and the products alone."""
     for capacity, rounds in ((5, 3), (20, 2), (100, 1)):
         case = Contrast(capacity)
-        wide = case.step(concept_contrastive_loss, lambda case=case: case.bank)
-        ours = case.step(concept_contrastive_loss, lambda case=case: case.bank, low_rank=True)
-        fair = case.step(naive.contrastive_loss, lambda case=case: (case.bank.vectors, case.owners))
+        wide = case.step(fast_contrast.concept_contrastive_loss, lambda case=case: case.bank)
+        ours = case.step(fast_contrast.concept_contrastive_loss, lambda case=case: case.bank, low_rank=True)
+        fair = case.step(baselines.contrastive_loss, lambda case=case: (case.bank.vectors, case.owners))
         name = f"bank of 2048 x {capacity}"
         yield {"case": f"{name}, a loop over images", "difference": abs(ours() - fair())} | compare(ours, fair, rounds)
         yield {"case": f"{name}, without the low rank, a loop over images"} | compare(wide, fair, 1)
@@ -118,9 +127,9 @@ def contrast() -> Iterator[dict]:
             ours()
         yield {"case": f"{name}, its matrix products alone"} | compare(ours, products.replay(), 3)
         if capacity <= 20:
-            released = naive.ReleasedBank(case.bank.vectors, case.codebook, capacity)
+            released = baselines.ReleasedBank(case.bank.vectors, case.codebook, capacity)
             yield {"case": f"{name}, as released"} | compare(
-                ours, case.step(naive.contrastive_loss, released.contents), 1
+                ours, case.step(baselines.contrastive_loss, released.contents), 1
             )
 
 
@@ -152,7 +161,7 @@ def whole_fit() -> Iterator[dict]:
                 one_pass = seconds(partial(_one_pass, backbone, some.images))
                 features = cached_features(backbone, some.images, "Features")
                 with torch.random.fork_rng(devices=[]), MatrixProducts() as products:
-                    fit_head(features, fitted.segmenter.codebook, config, seed_all(0))
+                    fit_head(features, fitted.segmenter.codebook, Session(config, seed_all(0), DEVICE))
             floor = one_pass + seconds(products.replay())
             total = sum(fitted.seconds.values())
             yield {
@@ -171,7 +180,7 @@ def published_rows() -> Iterator[dict]:
         backbone = Backbone(
             timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True), key, IMAGE_MEAN, IMAGE_STD
         ).to(DEVICE)
-        part = (slice(None), slice(config.size), slice(config.size))
+        part = (slice(None), slice(config.data.size), slice(config.data.size))
         crops = Split("noise", "train", tuple(map(str, range(27))), images[part], labels[part])
         with empty_cache():
             fit(config, dataclasses.replace(crops, images=images[part][:32], labels=labels[part][:32]), backbone)
@@ -191,7 +200,7 @@ def _one_pass(backbone: Backbone, images: np.ndarray) -> None:
 def fit_memory() -> Iterator[dict]:
     """Peak private memory of a fit by the number of images, at one batch size."""
     backbone, train = load_backbone("scenes").to(DEVICE), load_split("scenes", "train")
-    config = dataclasses.replace(recipe("scenes", "mlp"), head_epochs=1, probe_epochs=1)
+    config = recipe("scenes", "mlp").replace({"head.epochs": 1, "probe.epochs": 1})
     for count in (500, 2000, 8000):
         with tempfile.TemporaryDirectory() as folder, empty_cache():
             images, labels = (
@@ -219,9 +228,9 @@ def scoring() -> Iterator[dict]:
     preds, target = (
         torch.randint(27, (20, 320, 320), generator=torch.Generator().manual_seed(s)).to(DEVICE) for s in (0, 1)
     )
-    same = torch.equal(_confusion(preds, target), naive.confusion(preds, target, 27))
+    same = torch.equal(_confusion(preds, target), baselines.confusion(preds, target, 27))
     yield {"case": "27 classes", "difference": 0.0 if same else 1.0} | compare(
-        lambda: _confusion(preds, target), lambda: naive.confusion(preds, target, 27), rounds=5
+        lambda: _confusion(preds, target), lambda: baselines.confusion(preds, target, 27), rounds=5
     )
 
 

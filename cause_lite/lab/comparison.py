@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
@@ -17,15 +16,18 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import flipped
+from cause_lite.initialise import patch_kmeans
 from cause_lite.lab import baselines
 from cause_lite.lab.recipes import HEADS, evaluation_split, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import provenance
 from cause_lite.runtime.device import choose_device
 from cause_lite.runtime.files import UserError, cache_dir, project_dir, read_json, write_json
+from cause_lite.runtime.randomness import seeded
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import fit_cluster_probe, head_outputs, patch_kmeans, seeded
+from cause_lite.steps import fit_cluster_probe, head_outputs
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -39,10 +41,10 @@ def as_record(
     """A run's record: scores, how they were computed, where and when. What labels trained is not matched."""
     scores = metrics.unmatched() if supervised else metrics.compute()
     return {
-        "method": method, "data": config.data, "split": evaluation_split(config.data), "seed": config.seed,
+        "method": method, "data": config.data.name, "split": evaluation_split(config.data.name), "seed": config.seed,
         "miou": round(scores["miou"], 4), "pacc": round(scores["pacc"], 4),
         "iou": [None if np.isnan(v) else round(100 * float(v), 3) for v in scores["iou"]],
-        "confusion": metrics.confusion.tolist(), "seconds": round(seconds, 1), "config": dataclasses.asdict(config),
+        "confusion": metrics.confusion.tolist(), "seconds": round(seconds, 1), "config": config.model_dump(),
         "config_hash": provenance.config_hash(config), "commit": provenance.commit(),
         "environment": provenance.environment(), "date": provenance.now(),
     }  # fmt: skip
@@ -73,7 +75,7 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
     """One head and seed: its cluster probe, k-means on the same head output, its linear probe, and the CRF."""
     start = time.perf_counter()
     segmenter = fitted_segmenter(config)
-    scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head]
+    scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head.kind]
     seconds = time.perf_counter() - start
     yield as_record(name, config, scores["cluster"], seconds)
     yield as_record(f"{name}, linear probe", config, scores["linear"], seconds, supervised=True)
@@ -85,13 +87,14 @@ def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
 def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: str) -> Iterator[dict]:
     """Two other cluster probes on the same head: trained by cosine, and plain k-means."""
     features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
-    by_cosine = dataclasses.replace(config, probe_objective="cosine")
+    by_cosine = config.replace({"probe.objective": "cosine"})
     device = segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:
         outputs = head_outputs(segmenter.head, features, Path(folder))
         start = time.perf_counter()
         with seeded(config.seed) as generator:
-            segmenter.cluster_probe = fit_cluster_probe(outputs, classes, by_cosine, generator, device)[0]
+            session = Session(by_cosine, generator, device)
+            segmenter.cluster_probe = fit_cluster_probe(outputs, classes, session)[0]
         scores = score_segmenter(segmenter, config)
         yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
         start = time.perf_counter()
@@ -118,7 +121,9 @@ def held_out_records(data: str, seed: int, split: str) -> Iterator[dict]:
     for head in HEADS:
         config, start = recipe(data, head, seed), time.perf_counter()
         scores = score_segmenter(fitted_segmenter(config), config, split=split)
-        yield as_record(CAUSE[config.head], config, scores["cluster"], time.perf_counter() - start) | {"split": split}
+        yield as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start) | {
+            "split": split
+        }
 
 
 def recorded(data: str, seeds: int = 3) -> list[dict]:

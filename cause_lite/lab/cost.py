@@ -33,17 +33,21 @@ def expected_cost(of: Row, kind: str = "clean") -> Cost:
     NaN where the number of images is not known before their list is here.
     """
     config, width, released = of.config, WIDTHS.get(of.backbone, 768), kind == "released"
-    patches = _patches(of, config.scored_size if released else config.size)
-    images = OFFICIAL[config.data].splits["val" if released else "train"][1]
-    activations = config.batch_size * patches * (8 * width + 4 * patches)
+    patches = _patches(of, config.scored_size if released else config.data.size)
+    images = OFFICIAL[config.data.name].splits["val" if released else "train"][1]
+    activations = config.optimisation.batch_size * patches * (8 * width + 4 * patches)
     if released:
         hours = (images or math.nan) * 2 * _backbone_operations(width, patches) / sustained()[0] / 3600
         return Cost(images or 0, patches, 0.0, hours, 4.0 * activations)
-    crops = images * len(crops_of(config.crops))
+    crops = images * len(crops_of(config.data.crops))
     feature_bytes = crops * patches * width * 2.0
-    epochs = config.clusterbook_epochs + config.head_epochs + config.probe_epochs
+    epochs = config.clusterbook.epochs + config.head.epochs + config.probe.epochs
     hours = crops * operations(of, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
-    bank = config.num_concepts * config.bank_capacity * config.projection_dim
+    bank = (
+        config.clusterbook.concepts
+        * (config.head.bank_capacity or 0)
+        * (config.head.projection_dim or config.head.reduced_dim)
+    )
     return Cost(crops, patches, feature_bytes, hours, 4.0 * (bank + activations))
 
 
@@ -57,11 +61,11 @@ def _backbone_operations(width: int, patches: int) -> float:
 
 def operations(of: Row, passes: int) -> float:
     """Floating-point operations of the matrix products that one crop takes: `passes` of the backbone, and step 2."""
-    config, width, patches = of.config, WIDTHS.get(of.backbone, 768), _patches(of, of.config.size)
-    attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head == "tr" else 0
-    head = config.head_epochs * 4 * (attention + 4 * patches * width**2)
-    keys = config.num_concepts * config.bank_capacity
-    contrast = config.head_epochs * 8 * (patches / config.cell**2) * keys * config.reduced_dim
+    config, width, patches = of.config, WIDTHS.get(of.backbone, 768), _patches(of, of.config.data.size)
+    attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head.kind == "tr" else 0
+    head = config.head.epochs * 4 * (attention + 4 * patches * width**2)
+    keys = config.clusterbook.concepts * (config.head.bank_capacity or 0)
+    contrast = config.head.epochs * 8 * (patches / config.optimisation.cell**2) * keys * config.head.reduced_dim
     return passes * _backbone_operations(width, patches) + head + contrast
 
 

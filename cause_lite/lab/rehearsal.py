@@ -6,7 +6,6 @@ rehearsal and is never a result.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,8 +159,7 @@ def write_stage(root: Path, backbones: set[str]) -> None:
 def rehearsed(config: FitConfig, patch: int) -> FitConfig:
     """A row's settings at the size of a rehearsal: few concepts, narrow heads, a handful of patches an image."""
     side = 4 * patch if patch > 8 else 8 * patch
-    evaluated = side + 4 * patch if config.eval_size else 0  # keeps what differs between training and evaluation
-    return dataclasses.replace(
-        config, size=side, eval_size=evaluated, batch_size=8, num_concepts=16, reduced_dim=8, projection_dim=32,
-        bank_capacity=4, precision="fp32", probe_epochs=1, head_epochs=1,
-    )  # fmt: skip
+    evaluated = (
+        side + 4 * patch if config.data.eval_size else None
+    )  # keeps what differs between training and evaluation
+    return config.replace({"data.size": side, "data.eval_size": evaluated, "optimisation.batch_size": 8, "clusterbook.concepts": 16, "head.reduced_dim": 8, "head.projection_dim": 32, "head.bank_capacity": 4, "optimisation.precision": "fp32", "probe.epochs": 1, "head.epochs": 1})  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import shutil
@@ -43,11 +42,11 @@ def lacking(row: Row, kind: str = "clean", as_rehearsal: bool = False) -> list[s
 
     A rehearsal runs on miniatures, so it is asked for its files but not for the room of the full data set.
     """
-    found, about = [], OFFICIAL[row.config.data]
+    found, about = [], OFFICIAL[row.config.data.name]
     if about.folder in downloads.BY_HAND:
         try:
             for split in ("train", "val"):
-                about.files(row.config.data, split, data_dir())
+                about.files(row.config.data.name, split, data_dir())
         except UserError:
             found.append(downloads.BY_HAND[about.folder].format(root=data_dir() / about.folder))
     if kind == "released" and (absent := [f for f in released_files(row).values() if not f.is_file()]):
@@ -74,15 +73,15 @@ def _lacking_room(row: Row, kind: str) -> list[str]:
 
 def released_files(row: Row) -> dict[str, Path]:
     """Where the authors' three files of a row are looked for."""
-    folder, head = data_dir() / "released" / row.table / row.name, row.config.head
+    folder, head = data_dir() / "released" / row.table / row.name, row.config.head.kind
     names = {"segment": f"segment_{head}.pth", "cluster": f"cluster_{head}.pth", "modular": "modular.npy"}
     return {key: folder / name for key, name in names.items()}
 
 
 def configured(row: Row, kind: str, seed: int) -> FitConfig:
     """The row's settings for a kind of run."""
-    leaks = {"label_flow": "as_released", "ddp": "as_released"} if kind == "as_released" else {}
-    return dataclasses.replace(row.config, seed=seed, **leaks)
+    leaks = {"probe.label_flow": "as_released", "optimisation.ddp": "as_released"} if kind == "as_released" else {}
+    return row.config.replace({**leaks, "seed": seed})
 
 
 def reproduce_row(
@@ -97,12 +96,12 @@ def reproduce_row(
     if missing := lacking(row, kind, as_rehearsal):
         raise UserError(f"{row.key}: cannot start; lacking: " + "; ".join(missing))
     config, start = adapt(configured(row, kind, seed)), time.perf_counter()
-    datasets.prepare(config.data, say)
+    datasets.prepare(config.data.name, say)
     segmenter = fitted(row, config, kind, device).to(choose_device(device))
     scores = score_segmenter(segmenter, config, crf)
     scored = scores["crf" if crf else "cluster"]
     seconds = time.perf_counter() - start
-    record = as_record(CAUSE[config.head], config, scored, seconds) | {
+    record = as_record(CAUSE[config.head.kind], config, scored, seconds) | {
         "row": row.key, "kind": kind, "rehearsal": as_rehearsal, "crf": crf,
         "device": device_name(choose_device(device)),
         "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),

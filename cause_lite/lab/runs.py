@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ from PIL import Image
 from cause_lite import checkpoints
 from cause_lite.backbones.backbone import load_backbone
 from cause_lite.backbones.feature_store import cached_features
+from cause_lite.checkpoints.config_records import read_config as config_of
 from cause_lite.config import FitConfig
 from cause_lite.crf import refine_batch
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
 from cause_lite.datasets.images import Lazy, flipped, read_rgb
 from cause_lite.evaluate import evaluate
+from cause_lite.lab.label_flow import fit
 from cause_lite.lab.pictures import colourise, image_grid
 from cause_lite.lab.recipes import evaluation_split
 from cause_lite.metrics import ClusterMetrics
@@ -30,7 +31,7 @@ from cause_lite.runtime.files import UserError, cache_dir, locked, read_json, wr
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.progress import track
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import Fitted, fit
+from cause_lite.train import Fitted
 
 
 def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
@@ -47,7 +48,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         with journal.heeding_signals():
             fitted = fit(config, train, backbone, journal)
         parallel.by_first(lambda: _write_fit(fitted, config, folder))
-    if is_folder(config.data) and parallel.processes().is_main_process:
+    if is_folder(config.data.name) and parallel.processes().is_main_process:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100))
     return fitted
@@ -72,7 +73,7 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
     (folder / "fit.json").unlink(missing_ok=True)  # it marks the folder as whole, so it goes first and comes last
     checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
     about = {
-        "config": dataclasses.asdict(config), "config_hash": provenance.config_hash(config), "losses": fitted.losses,
+        "config": config.model_dump(), "config_hash": provenance.config_hash(config), "losses": fitted.losses,
         "seconds": fitted.seconds, "commit": provenance.commit(), "environment": provenance.environment(),
         "date": provenance.now(),
     }  # fmt: skip
@@ -82,9 +83,9 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
 
 def load_training(config: FitConfig) -> Split:
     """The training split as the configuration wants it; images that are left out are listed in a warning."""
-    how = (config.crops, config.fit, config.resize, config.clusters)
-    train = load_split(config.data, "train", config.size, *how)
-    if config.skip_bad:
+    how = (config.data.crops, config.data.fit, config.data.resize, config.data.clusters)
+    train = load_split(config.data.name, "train", config.data.size, *how)
+    if config.data.skip_bad:
         train, wrong = without_bad(train)
         if wrong:
             warnings.warn("\n".join([f"{len(wrong)} images are left out:", *wrong]), stacklevel=2)
@@ -93,15 +94,15 @@ def load_training(config: FitConfig) -> Split:
 
 def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
     """The split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
-    how = ("none", config.fit, config.resize, config.clusters)
-    return load_split(config.data, split or evaluation_split(config.data), config.scored_size, *how)
+    how = ("none", config.data.fit, config.data.resize, config.data.clusters)
+    return load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
 
 
 def read_config(folder: Path) -> FitConfig:
     """The configuration that a run was fitted with. Raises UserError when fit.json does not hold one."""
     about = read_json(Path(folder) / "fit.json")
     try:
-        return FitConfig(**about["config"])
+        return config_of(about["config"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
@@ -112,7 +113,7 @@ def score_segmenter(
     """A segmenter's metrics on the evaluation split of its data set, or on another."""
     test = load_evaluation(config, split)
     if test.labels is None:
-        raise UserError(f"{config.data}: has no labels to score against; look at its contact sheet instead")
+        raise UserError(f"{config.data.name}: has no labels to score against; look at its contact sheet instead")
     features = cached_features(segmenter.backbone, test.images, f"Features of {test.name}/{test.split}")
     mirrored = cached_features(segmenter.backbone, flipped(test.images), "Features of the mirror images")
     refine = refine_batch if crf else None
@@ -152,7 +153,9 @@ def fitted_segmenter(config: FitConfig) -> Segmenter:
 
 def fitted_run(config: FitConfig) -> Path:
     """The folder of a finished fit of this configuration, fitted now if it is not in the cache."""
-    folder = cache_dir() / "fits" / f"{config.data}-{config.head}-{config.seed}-{provenance.config_hash(config)}"
+    folder = (
+        cache_dir() / "fits" / f"{config.data.name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
+    )
     if not (folder / "fit.json").exists():
         fit_to(config, folder)
     return folder

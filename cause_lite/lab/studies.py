@@ -25,12 +25,14 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.lab.as_released import WARNING
 from cause_lite.lab.comparison import CAUSE, as_record
+from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import FOLDER, HEADS, ablations, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_training, score_segmenter
+from cause_lite.loop import Session
 from cause_lite.runtime.device import repeatable
 from cause_lite.runtime.files import locked, project_dir, read_json, write_json
+from cause_lite.runtime.randomness import seed_all
 from cause_lite.segmenter import Segmenter
-from cause_lite.train import fit_probes
 
 BASE = "recipe"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -49,7 +51,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        return f"{self.config.head}/{self.name}/{self.config.seed}"
+        return f"{self.config.head.kind}/{self.name}/{self.config.seed}"
 
 
 def records_path(study: str, data: str) -> Path:
@@ -80,7 +82,7 @@ def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
         for head in heads:
             changed = {BASE: ("The recipe", recipe(data, head))} | ablations(data, head)
             for name, (title, config) in changed.items():
-                config = dataclasses.replace(config, seed=seed)
+                config = config.replace({"seed": seed})
                 yield Run(name, title, config, lambda config=config: _whole_fit(config))
 
 
@@ -92,7 +94,7 @@ def _whole_fit(config: FitConfig) -> dict:
 def _scored(segmenter: Segmenter, config: FitConfig, start: float) -> dict:
     """The record of a segmenter: its clusters' scores and the linear probe's mIoU; `start` is when the work began."""
     scores = score_segmenter(segmenter, config)
-    record = as_record(CAUSE[config.head], config, scores["cluster"], time.perf_counter() - start)
+    record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start)
     return record | {"linear": scores["linear"].unmatched()["miou"]}
 
 
@@ -101,7 +103,7 @@ def label_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterato
     for seed in range(seeds):
         for head in heads:
             clean = recipe(data, head, seed)
-            leaks = dataclasses.replace(clean, label_flow="as_released")
+            leaks = clean.replace({"probe.label_flow": "as_released"})
             some = [("clean", "Clean: labels reach the linear probe alone", clean, None)]
             some += [("as-released", "As released, all labels", leaks, None)]
             some += [("permuted-images", "As released, labels of other images", leaks, permuted_images)]
@@ -110,7 +112,7 @@ def label_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterato
                 some += [(f"share-{share:g}", f"As released, labels of {share:.0%} of the images", leaks, keep(share))]
             for epochs in EPOCHS:
                 for kind, config in (("clean", clean), ("as-released", leaks)):
-                    changed = dataclasses.replace(config, probe_epochs=epochs)
+                    changed = config.replace({"probe.epochs": epochs})
                     some += [(f"{kind}-{epochs}-epochs", f"{kind}, {epochs} epochs of step 3", changed, None)]
             for name, title, config, relabel in some:
                 yield Run(name, title, config, lambda config=config, relabel=relabel: _third_step(config, relabel))
@@ -118,11 +120,11 @@ def label_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterato
 
 def _third_step(config: FitConfig, relabel: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None) -> dict:
     """Step 3 anew on the head that steps 1 and 2 of the clean recipe made, which no label has touched."""
-    base = fitted_segmenter(recipe(config.data, config.head, config.seed))
+    base = fitted_segmenter(recipe(config.data.name, config.head.kind, config.seed))
     train, start = load_training(config), time.perf_counter()
     if relabel:
         train = train.with_labels(relabel(np.asarray(train.labels), np.random.default_rng(config.seed)))
-    return _scored(with_third_step(base, train, config), config, start) | {"label_flow": config.label_flow}
+    return _scored(with_third_step(base, train, config), config, start) | {"label_flow": config.probe.label_flow}
 
 
 def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segmenter:
@@ -131,7 +133,8 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
     head = copy.deepcopy(base.head)
     with torch.random.fork_rng(devices=[]), repeatable(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
-        clusters, linear, _ = fit_probes(head, features, train, config)
+        session = Session(config, seed_all(config.seed), base.codebook.device)
+        clusters, linear, _ = third_step(config)(head, features, train, session)
     return Segmenter(head, base.codebook, clusters, linear, base.backbone, base.size, base.classes).eval()
 
 

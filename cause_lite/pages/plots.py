@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from scipy.optimize import linear_sum_assignment
 
+from cause_lite.checkpoints.config_records import read_config
 from cause_lite.lab.pictures import INK
 from cause_lite.theory.causal import LinearModel, bootstrap_interval, frontdoor_effect, naive_effect
 
@@ -242,7 +243,7 @@ def by_epochs(studies: dict[str, dict[str, dict]]) -> Figure:
         swept = [r for r in records.values() if r["name"] in ("clean", "as-released") or r["name"].endswith("-epochs")]
         frame = pd.DataFrame(
             [
-                (r["method"], r["label_flow"], r["seed"], r["config"]["probe_epochs"], r["miou"], r["pacc"])
+                (r["method"], r["label_flow"], r["seed"], read_config(r["config"]).probe.epochs, r["miou"], r["pacc"])
                 for r in swept
             ],
             columns=["method", "flow", "seed", "epochs", "mIoU, %", "pixel accuracy, %"],

@@ -1,4 +1,4 @@
-"""The device: which one, its name, its chance, and how its work repeats to the bit."""
+"""Select a device, name it, and make its work repeat to the bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError
@@ -44,22 +43,3 @@ def repeatable(place: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-def chance() -> dict[str, Tensor]:
-    """The state of torch's global generators, which draw initial weights and dropout."""
-    return {"cpu": torch.get_rng_state()} | {kind: module.get_rng_state() for kind, module in _accelerator()}
-
-
-def set_chance(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    for kind, module in _accelerator():
-        if kind in state:
-            module.set_rng_state(state[kind])
-
-
-def _accelerator() -> Iterator[tuple[str, object]]:
-    """The kind of accelerator that is there and torch's module for it, if one is."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        yield kind, torch.get_device_module(kind)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from cause_lite.runtime import parallel
-from cause_lite.runtime.device import chance, set_chance
 from cause_lite.runtime.files import UserError, read_torch, write_whole
+from cause_lite.runtime.randomness import random_state, restore_random_state
 
-FIELDS = {"key", "parts", "generator", "chance", "order", "losses"}
+FIELDS = {"key", "parts", "generator", "random", "order", "losses"}
 
 
 class Stateful(Protocol):
@@ -61,7 +61,7 @@ class Journal:
             for name, part in parts.items():
                 part.load_state_dict(saved["parts"][name])
             generator.set_state(saved["generator"])
-            set_chance(saved["chance"][parallel.processes().process_index])
+            restore_random_state(saved["random"][parallel.processes().process_index])
         except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{path}: is damaged ({type(error).__name__}); remove {self.folder}") from error
         return {"order": saved["order"], "losses": saved["losses"]}
@@ -88,10 +88,10 @@ class Journal:
     def save(
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
     ) -> None:
-        chances = parallel.from_each(chance())
+        states = parallel.from_each(random_state())
         content = {
             "key": self.key, "parts": {name: part.state_dict() for name, part in parts.items()},
-            "generator": generator.get_state(), "chance": chances, "order": order, "losses": losses,
+            "generator": generator.get_state(), "random": states, "order": order, "losses": losses,
         }  # fmt: skip
         parallel.by_first(lambda: write_whole(self.folder / f"{stage}.pt", lambda part: torch.save(content, part)))
         self._saved = time.monotonic()

@@ -60,7 +60,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 parameter.grad = reduce(parameter.grad, "mean")
 
 
-def part_ways(seed: int) -> None:
+def draw_apart(seed: int) -> None:
     """Let chance differ between processes from here on (dropout); one process keeps its stream."""
     if processes().process_index:
         torch.manual_seed(seed + 1_000_003 * processes().process_index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -29,3 +30,16 @@ def bar() -> Progress:
     """A bar to be updated by hand, as a context manager."""
     console, watched = _watched()
     return Progress(console=console, disable=not watched)
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last lap, or since the start."""
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 2), now

@@ -22,7 +22,11 @@ def config_hash(config: object) -> str:
 
 
 def as_text(config: object) -> str:
-    plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    plain = config
+    if dataclasses.is_dataclass(config):
+        plain = dataclasses.asdict(config)
+    elif hasattr(config, "model_dump"):
+        plain = config.model_dump()
     return json.dumps(plain, sort_keys=True, default=str)
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from cause_lite.config import CHOICES, FitConfig
+from cause_lite.config import HEADS, FitConfig, merged, nested, setting_names
 from cause_lite.datasets import is_folder
 from cause_lite.runtime.files import UserError
 
 FOLDER = Path(__file__).parent
-HEADS = CHOICES["head"]
 KEYS = {
     "data": {"like", "split", "settings", "heads"},
     "rows": {"data", "backbone", "head", "published", "settings"},
     "ablations": {"title", "data", "heads", "settings"},
 }
-SETTINGS = {field.name for field in dataclasses.fields(FitConfig)} - {"data", "head", "seed"}
+SETTINGS = set(setting_names()) - {"data.name", "head.kind", "seed"}
 PUBLISHED = {"miou", "pacc", "source"}
 TABLES = {
     "cocostuff27": "COCO-Stuff-27", "cityscapes": "Cityscapes", "pascalvoc": "Pascal VOC", "coco81": "COCO-81",
@@ -43,16 +42,31 @@ class Row:
         return f"{self.table}/{self.name}"
 
 
-def recipe(data: str, head: str, seed: int = 0, backbone: str | None = None, **changes: object) -> FitConfig:
-    """The settings for a data set (or a folder of images) and a head (`tr`, `mlp`), with `changes` to any of them.
+def recipe(
+    data: str, head: str, seed: int = 0, backbone: str | None = None, changes: Mapping[str, object] | None = None
+) -> FitConfig:
+    """Return the settings for a data set (or a folder of images) and a head.
 
-    Raises UserError for an unknown name.
+    Parameters
+    ----------
+    data, head
+        The data set's name or a folder; `tr` or `mlp`.
+    seed, backbone
+        The seed; a backbone in place of the recipe's.
+    changes
+        Other settings, by name, as in {"head.epochs": 4}.
+
+    Raises
+    ------
+    UserError
+        For an unknown data set, head or setting, or a value out of range.
     """
     about = _data("folder" if is_folder(data) else data)
     if head not in HEADS:
         raise UserError(f"no head named {head!r}; choose from {', '.join(HEADS)}")
-    settings = about["settings"] | about["heads"].get(head, {}) | ({"backbone": backbone} if backbone else {})
-    return FitConfig(**settings | changes, data=data, head=head, seed=seed)
+    settings = merged(about["settings"], about["heads"].get(head, {}))
+    chosen = {"data.name": data, "head.kind": head, "seed": seed} | ({"backbone": backbone} if backbone else {})
+    return FitConfig(**merged(settings, nested(chosen))).replace(changes or {})
 
 
 def evaluation_split(data: str) -> str:
@@ -94,10 +108,12 @@ def read_row(path: Path) -> Row:
             raise UserError(f"{path}: lacks `{field}`")
     if not isinstance(about["published"], dict) or about["published"].keys() != PUBLISHED:
         raise UserError(f"{path}: `published` holds {', '.join(sorted(PUBLISHED))}")
-    backbone = _read(_there(FOLDER / "backbones", about["backbone"], path, "backbone"), SETTINGS)
+    backbone = _read(_there(FOLDER / "backbones", about["backbone"], path, "backbone"))
+    check_settings(backbone, path)
     _there(FOLDER / "data", about["data"], path, "data")
     try:
-        config = recipe(about["data"], about["head"], 0, **backbone | about.get("settings", {}))
+        base = recipe(about["data"], about["head"])
+        config = base.replace(flattened(merged(backbone, about.get("settings", {}))))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Row(path.parent.name, path.stem, about["backbone"], config, about["published"])
@@ -109,7 +125,7 @@ def ablations(data: str, head: str) -> dict[str, tuple[str, FitConfig]]:
     for path in sorted((FOLDER / "ablations").glob("*.yaml")):
         about = _read(path, KEYS["ablations"])
         if head in about.get("heads", HEADS) and data in about.get("data", [data]):
-            found[path.stem] = (about["title"], recipe(data, head, **about["settings"]))
+            found[path.stem] = (about["title"], recipe(data, head, changes=flattened(about["settings"])))
     return found
 
 
@@ -129,12 +145,12 @@ def _data(name: str) -> dict:
     about = {"settings": {}, "heads": {}} | _read(path, KEYS["data"])
     if "like" in about:
         base = _data(about.pop("like"))
-        heads = {h: base["heads"].get(h, {}) | about["heads"].get(h, {}) for h in HEADS}
-        about = base | about | {"settings": base["settings"] | about["settings"], "heads": heads}
+        heads = {h: merged(base["heads"].get(h, {}), about["heads"].get(h, {})) for h in HEADS}
+        about = base | about | {"settings": merged(base["settings"], about["settings"]), "heads": heads}
     return about
 
 
-def _read(path: Path, keys: set[str]) -> dict:
+def _read(path: Path, keys: set[str] | None = None) -> dict:
     """A YAML file of known keys. Raises UserError naming the file and the key that is unknown or mistyped."""
     try:
         about = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -142,15 +158,17 @@ def _read(path: Path, keys: set[str]) -> dict:
         raise UserError(f"{path}: is no readable YAML ({' '.join(str(error).split())})") from error
     if not isinstance(about, dict) or not all(isinstance(key, str) for key in about):
         raise UserError(f"{path}: holds a {type(about).__name__} where named settings are expected")
+    if keys is None:
+        return about
     check_keys(about, keys, path)
     if not isinstance(about.get("settings", {}), dict) or not isinstance(about.get("heads", {}), dict | list):
         raise UserError(f"{path}: `settings` and `heads` hold named settings")
-    check_keys(about.get("settings", {}), SETTINGS, path)
+    check_settings(about.get("settings", {}), path)
     heads = about.get("heads", {})
     for head, settings in heads.items() if isinstance(heads, dict) else ():
         if head not in HEADS or not isinstance(settings, dict):
             raise UserError(f"{path}: `heads` holds settings for {', '.join(HEADS)}; found {head!r}")
-        check_keys(settings, SETTINGS, path)
+        check_settings(settings, path)
     return about
 
 
@@ -160,3 +178,17 @@ def check_keys(given: dict, known: set[str], path: Path) -> None:
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), 1)
             raise UserError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def check_settings(settings: dict, path: Path) -> None:
+    """Raises UserError naming the first setting that is not known, and the nearest that is."""
+    check_keys(flattened(settings), SETTINGS, path)
+
+
+def flattened(settings: Mapping[str, object]) -> dict[str, object]:
+    """Turn {"head": {"epochs": 4}} into {"head.epochs": 4}."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        inner = flattened(value) if isinstance(value, dict) else None
+        flat |= {name: value} if inner is None else {f"{name}.{key}": held for key, held in inner.items()}
+    return flat

@@ -1,7 +1,6 @@
-"""The formulas as they read, slow and large: what the tests and `cause-lite bench` compare with.
+"""What `cause-lite bench` compares with, beside the plain losses of the method: loops, as the release has them.
 
-Nothing here is used to train or to predict. "Release" marks the way of the published
-implementation, in its faster plain form.
+Nothing here is used to train or to predict.
 """
 
 from __future__ import annotations
@@ -9,18 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def modularity_loss(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
-    """Release: the (B, K, P, P) tensor of every concept's share in every pair of patches."""
-    unit, codes = F.normalize(features.detach(), dim=-1), F.normalize(codebook, dim=-1)
-    edges = (unit @ unit.transpose(1, 2)).clamp(min=0) * (1 - torch.eye(features.shape[1]).to(features))
-    degree = edges.sum(2, keepdim=True)
-    total = degree.sum(1, keepdim=True)
-    graph = edges - degree @ degree.transpose(1, 2) / total
-    membership = (unit @ codes.T).clamp(min=0).transpose(1, 2)
-    shared = torch.tanh(membership[:, :, :, None] * membership[:, :, None, :] / temperature).amax(1)
-    return -(graph / total * shared).sum((1, 2)).mean()
 
 
 def contrastive_loss(

@@ -1,0 +1,60 @@
+"""Where learning starts: codes of the clusterbook and centres of the cluster probe, from noise, patches or k-means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+from torch.nn import functional as F
+
+from cause_lite.backbones import PatchStore
+from cause_lite.config import FitConfig
+from cause_lite.probe import ClusterProbe
+
+
+def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Float[Tensor, "k d"]:
+    """Return codes (K, D) before training, by `clusterbook.init`.
+
+    "uniform": noise in (-1/K, 1/K), as released. "patches": unit vectors of random patches. "kmeans": k-means centres.
+    """
+    concepts, (count, patches, dim) = config.clusterbook.concepts, features.shape
+    if config.clusterbook.init == "kmeans":
+        return patch_kmeans(features, concepts, draw_seed(generator))
+    if config.clusterbook.init == "uniform":
+        return (2 * torch.rand(concepts, dim, generator=generator) - 1) / concepts
+    image = torch.randint(count, (concepts,), generator=generator)
+    patch = torch.randint(patches, (concepts,), generator=generator)
+    return F.normalize(features.at(image, patch).float(), dim=-1)
+
+
+def start_probe(
+    outputs: Callable[[], PatchStore], num_classes: int, config: FitConfig, generator: torch.Generator
+) -> ClusterProbe:
+    """Return a cluster probe before training, by `probe.init`: noise ("uniform", as released) or k-means centres.
+
+    `outputs` makes the head's outputs (N, P, R), which k-means alone reads.
+    """
+    probe = ClusterProbe(num_classes, config.head.reduced_dim)
+    if config.probe.init == "kmeans":
+        probe.centres.data = patch_kmeans(outputs(), num_classes, draw_seed(generator))
+    return probe
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """Draw a seed for a library that has a random state of its own."""
+    return int(torch.randint(2**31 - 1, (1,), generator=generator))
+
+
+def kmeans(vectors: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tensor, "k d"]:
+    """Return the centres (K, D) of mini-batch k-means (scikit-learn, k-means++, the best of 5 starts)."""
+    found = MiniBatchKMeans(clusters, batch_size=4096, n_init=5, random_state=seed).fit(vectors.numpy())
+    return torch.from_numpy(found.cluster_centers_).float()
+
+
+def patch_kmeans(store: PatchStore, clusters: int, seed: int, sample: int = 100_000) -> Float[Tensor, "k d"]:
+    """Return the centres (K, D) of k-means on at most `sample` patches, each scaled to length 1."""
+    vectors = store.sample(sample, torch.Generator().manual_seed(seed)).float()
+    return kmeans(F.normalize(vectors, dim=-1), clusters, seed)
