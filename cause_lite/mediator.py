@@ -81,9 +81,10 @@ def modularity_loss(
     features, codebook = features.detach().to(wide), codebook.to(wide)
     graph, total = modularity_matrix(features)  # (B, P, P), (B, 1, 1)
     membership = assign(features, codebook)  # (B, P, K)
-    together = (
-        shared_concept(membership) if objective == "max" else membership @ membership.transpose(1, 2)
-    )  # (B, P, P)
+    if objective == "max":
+        together = shared_concept(membership)  # (B, P, P)
+    else:
+        together = membership @ membership.transpose(1, 2)  # (B, P, P)
     if objective != "quadratic":
         together = torch.tanh(together / temperature)
     weight = graph / total.clamp(min=torch.finfo(wide).tiny)

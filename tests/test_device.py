@@ -7,7 +7,9 @@ import torch
 from conftest import quick_config, random_backbone
 
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.fast.contrast import concept_contrastive_loss
+from cause_lite.fast.modularity import shared_concept
+from cause_lite.frontdoor import ConceptBank
 from cause_lite.lab.label_flow import fit
 from cause_lite.mediator import modularity_loss
 from cause_lite.runtime.device import choose_device, device_name
@@ -26,7 +28,7 @@ def test_modularity_agrees_with_float64(place, patches, concepts):
     sides = [(features, codebook), (features.float().to(place), codebook.float().to(place))]
     values = []
     for x, codes in sides:
-        loss = modularity_loss(x, codes.requires_grad_())
+        loss = modularity_loss(x, codes.requires_grad_(), shared_concept=shared_concept)
         loss.backward()
         values.append((loss.detach().cpu().double(), codes.grad.cpu().double()))
     for wide, narrow in zip(*values, strict=True):

@@ -11,6 +11,7 @@ from conftest import REFERENCE, relative_error
 
 from cause_lite.checkpoints import load_released
 from cause_lite.fast import contrast as fast_contrast
+from cause_lite.fast import modularity as fast_modularity
 from cause_lite.frontdoor import concept_contrastive_loss
 from cause_lite.head import ema_update
 from cause_lite.mediator import assign, modularity_loss, modularity_matrix, quantize, sample_grid, shared_concept

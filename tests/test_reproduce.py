@@ -47,7 +47,8 @@ def test_a_row_is_scored_with_and_without_crf(stage):
 def test_as_released_is_stamped(stage):
     record = reproduced("cityscapes/dino-s8-mlp", "as_released", crf=False)
     assert record["kind"] == "as_released"
-    assert record["config"]["label_flow"] == record["config"]["ddp"] == "as_released"
+    assert record["config"]["probe"]["label_flow"] == "as_released"
+    assert record["config"]["optimisation"]["ddp"] == "as_released"
 
 
 @pytest.mark.parametrize("key", ["cocostuff27/dino-s8-mlp", "cocostuff27/msn-s16-tr"])
