@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cause_lite.checkpoints.config_records import read_config
+from cause_lite.commands.console import settings_of
 from cause_lite.config import FitConfig
 from cause_lite.lab import recipes
 from cause_lite.runtime.files import UserError
@@ -96,3 +98,39 @@ def test_ablations_change_something(data, head):
 def test_settings_are_checked_on_their_own():
     with pytest.raises(UserError, match="optimisation.batch_size: must be greater than or equal to 1"):
         FitConfig().replace({"optimisation.batch_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"head.epoch": 3}, r"unknown setting 'head\.epoch'; did you mean 'head\.epochs'"),
+        ({"head.ema_decay": 1.5}, r"head\.ema_decay: must be less than or equal to 1, not 1\.5"),
+        ({"head.dropout": 2}, r"head\.dropout: must be less than 1, not 2"),
+        ({"head.temperature": 0}, r"head\.temperature: must be greater than 0, not 0"),
+        ({"head.negative_threshold": 0.9}, r"negative_threshold 0\.9 must not be above positive_threshold 0\.3"),
+        ({"head.clip": 0.0}, r"head\.clip: must be greater than 0"),
+        ({"seed": True}, r"seed: .*integer, not True"),
+        ({"head": 3}, r"head: .*not 3"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(changes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        FitConfig().replace(changes)
+
+
+def test_a_flat_configuration_of_an_older_record_is_read():
+    flat = {"data": "scenes", "head": "mlp", "backbone": "scenes", "seed": 2, "size": 128, "eval_size": 0, "clip": 0.0}
+    config = read_config(flat | {"num_concepts": 512, "cell": 2, "label_flow": "as_released", "crops": "none"})
+    assert config.data.name == "scenes" and config.data.eval_size is None and config.head.clip is None
+    assert (config.clusterbook.concepts, config.optimisation.cell, config.seed) == (512, 2, 2)
+    assert read_config(config.model_dump()) == config
+    with pytest.raises(UserError, match="unknown setting"):
+        read_config(flat | {"siez": 3})
+
+
+def test_settings_on_the_command_line_are_read_as_yaml():
+    assigned = settings_of(["head.epochs=4", "head.clip=null", "head.kind=mlp", "head.dropout=0.2"])
+    assert assigned == {"head.epochs": 4, "head.clip": None, "head.kind": "mlp", "head.dropout": 0.2}
+    for wrong, complaint in (("head.epochs", "expected NAME=VALUE"), ("a=[", "not valid YAML")):
+        with pytest.raises(UserError, match=complaint):
+            settings_of([wrong])

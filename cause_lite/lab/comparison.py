@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +103,15 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
         yield as_record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
 
 
-def table_records(data: str, seed: int, crf: bool = False) -> Iterator[dict]:
-    """Every row of a data set's table, for one seed."""
-    config = recipe(data, HEADS[0], seed)
+def table_records(
+    data: str, seed: int, crf: bool = False, changes: Mapping[str, object] | None = None
+) -> Iterator[dict]:
+    """Yield the record of every row of a data set's table, for one seed, with `changes` to the recipe's settings."""
+    config = recipe(data, HEADS[0], seed, changes=changes)
     train, test = load_training(config), load_evaluation(config)
     yield from baseline_records(config, train, test)
     for head in HEADS:
-        yield from cause_records(recipe(data, head, seed), train, crf)
+        yield from cause_records(recipe(data, head, seed, changes=changes), train, crf)
 
 
 def held_out_records(data: str, seed: int, split: str) -> Iterator[dict]:

@@ -1,0 +1,41 @@
+"""Options and output that the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from cause_lite.runtime.files import UserError
+
+console = Console()
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
+Out = Annotated[Path, typer.Option(help="The folder to write to; made if absent.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as head.epochs=4; may be repeated."),
+]
+
+
+def settings_of(assignments: list[str] | None) -> dict[str, object]:
+    """Return the settings that `--set NAME=VALUE` asks for, by name; a value is read as YAML.
+
+    Raises
+    ------
+    UserError
+        When an assignment has no `=`, or its value is not valid YAML.
+    """
+    settings: dict[str, object] = {}
+    for assignment in assignments or ():
+        name, equals, text = assignment.partition("=")
+        try:
+            settings[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+        if not equals:
+            raise UserError(f"--set {assignment}: expected NAME=VALUE, such as head.epochs=4")
+    return settings

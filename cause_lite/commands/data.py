@@ -1,0 +1,55 @@
+"""Get images ready, and pre-train a backbone on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cause_lite.commands.console import console
+
+
+def data(
+    name: Annotated[
+        str,
+        typer.Argument(help="scenes, camvid, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, FOLDER."),
+    ],
+) -> None:
+    """Make or download a data set, check it, and report what it holds, by split and class.
+
+    Downloads go to $CAUSE_DATA (or the cache), and go on where they were cut off.
+    """
+    from cause_lite import datasets
+
+    datasets.prepare(name, console.print)
+    if datasets.is_folder(name):
+        loaded = datasets.load_split(name, "train", 64)
+        console.print(f"{name}: {len(loaded)} images, {'with' if loaded.labels is not None else 'without'} labels")
+        return
+    table = Table(title=f"{name}: share of labelled pixels, %")
+    counted = datasets.class_shares(name)
+    table.add_column("class")
+    for split, (count, _) in counted.items():
+        table.add_column(f"{split} ({count} images)", justify="right")
+    for row, label in enumerate(datasets.load_split(name, next(iter(counted))).classes):
+        table.add_row(label, *(f"{100 * shares[row]:.1f}" for _, shares in counted.values()))
+    console.print(table)
+
+
+def pretrain(
+    name: Annotated[str, typer.Argument(help="scenes or camvid: whose images to learn from, without labels.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to; where `fit` looks for it when left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.")] = None,
+    seed: int = 0,
+) -> None:
+    """Pre-train the small ViT by self-supervision. Cut off? The same command goes on where it stopped."""
+    from cause_lite.backbones.backbone import pretrained_dir
+    from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
+
+    folder = out or pretrained_dir(name)
+    pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
+    console.print(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")

@@ -1,0 +1,200 @@
+"""Run what the book reports: tables, the audit, studies, speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cause_lite.commands.console import Device, Set, console, settings_of
+from cause_lite.runtime.files import UserError
+
+
+def reproduce(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="scenes, camvid, a published table (cocostuff27) or its row (cocostuff27/dino-s8-tr)."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 3,
+    crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (scenes, camvid: the first seed).")] = False,
+    released: Annotated[bool, typer.Option(help="Score the authors' checkpoint instead of training.")] = False,
+    as_released: Annotated[bool, typer.Option(help="Train with the release's label flow and averaging.")] = False,
+    rehearse: Annotated[bool, typer.Option(help="Run every published row on miniatures.")] = False,
+    settings: Set = None,
+    device: Device = "auto",
+) -> None:
+    """Fill a table: every method over seeds, or a published row from data and weights to its record.
+
+    Without a name, lists the published rows. `torchrun --nproc-per-node=4 -m cause_lite reproduce ROW` shares a
+    row among GPUs. With `--set`, scores are printed and no record is written: they are not the row's.
+    """
+    from cause_lite.lab.recipes import TABLES
+
+    if released and as_released:
+        raise UserError("reproduce: --released and --as-released exclude each other")
+    if rehearse:
+        _rehearse(device)
+    elif what is None:
+        _list_rows()
+    elif what.split("/")[0] in TABLES:
+        kind = "released" if released else "as_released" if as_released else "clean"
+        _reproduce_rows(what, kind, 1 if released else seeds, crf, settings_of(settings), device)
+    else:
+        _reproduce_data(what, seeds, crf, settings_of(settings))
+
+
+def _rehearse(device: str) -> None:
+    from cause_lite.lab.reproduce import rehearse
+
+    for record in rehearse(console.print, device):
+        console.print(f"rehearsed {record['row']}, {record['kind']}: {record['seconds']:.0f} s")
+
+
+def _list_rows() -> None:
+    from cause_lite.lab.recipes import rows
+
+    table = Table("row", "published mIoU %", "pixel accuracy %", title="Published rows")
+    for each in rows():
+        table.add_row(each.key, *(str(each.published[key] or "-") for key in ("miou", "pacc")))
+    console.print(table)
+
+
+def _reproduce_rows(what: str, kind: str, seeds: int, crf: bool, changes: dict[str, object], device: str) -> None:
+    """Run one published row, or all rows of a table."""
+    from cause_lite.lab.recipes import row, rows
+    from cause_lite.lab.reproduce import reproduce_row, write_record
+
+    for each in [row(what)] if "/" in what else rows(what):
+        for seed in range(seeds):
+            record = reproduce_row(each, seed, kind, device, console.print, crf, lambda config: config.replace(changes))
+            scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %, published {each.published['miou']}"
+            place = "not recorded, since settings were changed" if changes else f"record in {write_record(record)}"
+            console.print(f"{each.key}, {kind}, seed {seed}: {scores}; {place}")
+
+
+def _reproduce_data(data: str, seeds: int, crf: bool, changes: dict[str, object]) -> None:
+    """Fill the table of `scenes` or `camvid`, baselines included; the book shows its records."""
+    from cause_lite.lab.comparison import summary, table_records
+    from cause_lite.runtime.files import project_dir, write_json
+
+    records, target = [], project_dir() / "data" / "records" / f"{data}.json"
+    for seed in range(seeds):
+        for record in table_records(data, seed, crf and seed == 0, changes):
+            records.append(record)
+            console.print(f"seed {seed}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+    console.print(summary(records).round(1).to_string())
+    if changes:
+        console.print("Not recorded, since settings were changed")
+        return
+    write_json(target, {"records": records})
+    console.print(f"Records written to {target}")
+
+
+def audit(
+    data: Annotated[str, typer.Option(help="A labelled data set.")] = "scenes",
+    head: Annotated[str, typer.Option(help="tr or mlp.")] = "mlp",
+    label_flow: Annotated[str, typer.Option(help="clean, or as_released: the release's third step.")] = "clean",
+    images: Annotated[int, typer.Option(help="Training images to take.", min=2)] = 64,
+    seed: int = 0,
+    settings: Set = None,
+) -> None:
+    """Train twice, with true and with permuted labels, and say what differs and what the labels reach.
+
+    Ends with status 1 when labels have a way to a prediction.
+    """
+    import dataclasses
+
+    from cause_lite.backbones.backbone import load_backbone
+    from cause_lite.lab.audit import audit as audit_of
+    from cause_lite.lab.recipes import recipe
+    from cause_lite.lab.runs import load_training
+
+    config = recipe(data, head, seed, changes={"probe.label_flow": label_flow} | settings_of(settings))
+    train = load_training(config)
+    labels = train.labels[:images] if train.labels is not None else None
+    some = dataclasses.replace(train, images=train.images[:images], labels=labels)
+    found = audit_of(config, some, load_backbone(config.backbone))
+    table = Table(
+        "question", "answer", title=f"{data}, {head}, label flow {label_flow}, {len(some)} images, seed {seed}"
+    )
+    table.add_row("parameters that the labelled loss reaches", ", ".join(found.reached))
+    table.add_row("tensors that differ between true and permuted labels", ", ".join(found.changed) or "none")
+    table.add_row("predicted pixels that differ", f"{100 * found.pixels:.2f} %")
+    table.add_row("checkpoints without the diagnostic are the same bytes", "yes" if found.same_file else "no")
+    console.print(table)
+    if not found.clean:
+        raise UserError(f"audit: labels reach what predicts ({len(found.reached)} parameters)")
+    console.print("Clean: labels reach the linear probe, a diagnostic, and nothing that predicts.")
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="ablations, or labels: what the labels touch in step 3.")],
+    data: Annotated[str, typer.Argument(help="scenes or camvid.")],
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
+    heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
+    only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
+) -> None:
+    """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
+    from cause_lite.lab import studies
+
+    kinds = {"ablations": studies.ablation_runs, "labels": studies.label_runs}
+    if name not in kinds:
+        raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
+    runs = kinds[name](data, seeds, tuple(heads.split(",")))
+    for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
+        console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+    base = studies.BASE if name == "ablations" else "clean"
+    console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())
+
+
+def bench(
+    lines: Annotated[
+        list[str] | None, typer.Argument(help="Names of lines, such as modularity; all when left out.")
+    ] = None,
+) -> None:
+    """Measure speed and memory against the formulas in their plain form, as ratios within this process."""
+    from cause_lite.lab import bench
+    from cause_lite.runtime.device import choose_device
+
+    known = bench.load_lines()
+    if unknown := [name for name in lines or () if name not in known]:
+        raise UserError(f"bench: no line named {', '.join(unknown)}; choose from {', '.join(known)}")
+    for name in lines or known:
+        table = Table("case", "ours, s", "baseline, s", "ratio (range)", "ours, MB", "baseline, MB", title=name)
+        for row in bench.run(name, known[name]):
+            shown = [f"{row[key]:,.4g}" if key in row else "" for key in ("seconds", "baseline_seconds")]
+            spread = f" ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})" if "ratio_low" in row else ""
+            shown.append(f"{row['ratio']:.3g}{spread}" if "ratio" in row else "")
+            shown += [f"{row[key]:,.0f}" if key in row else "" for key in ("megabytes", "baseline_megabytes")]
+            table.add_row(row["case"], *shown)
+        console.print(table)
+    console.print(f"Records written to {bench.records_path(choose_device('auto').type)}")
+
+
+def verify(
+    records: Annotated[Path | None, typer.Option(help="Records of a build; _build/records when left out.")] = None,
+    expected: Annotated[Path | None, typer.Option(help="data/expected.json when left out.")] = None,
+    accept: Annotated[bool, typer.Option(help="Take the build's numbers as the new expectation instead.")] = False,
+) -> None:
+    """Compare the numbers that the last build of the book computed with data/expected.json."""
+    from cause_lite.pages import headlines
+
+    if accept:
+        console.print(
+            f"{headlines.accept(records, expected)} numbers accepted; look at the difference before committing it."
+        )
+        return
+    checks = headlines.verify(records, expected)
+    table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
+    for check in checks:
+        numbers = (check.expected, check.tolerance, check.found)
+        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
+        table.add_row(check.key, *cells, check.status, style=None if check.status == "ok" else "bold red")
+    console.print(table)
+    wrong = [check for check in checks if check.status != "ok"]
+    if wrong or not checks:
+        named = ", ".join(f"{check.key} ({check.status})" for check in wrong) or "nothing was computed"
+        raise UserError(f"verify: {len(wrong)} of {len(checks)} numbers do not hold: {named}")
+    console.print(f"All {len(checks)} numbers hold.")

@@ -1,0 +1,97 @@
+"""Fit a segmenter, score it, use it, share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cause_lite.commands.console import Device, Out, Set, console, settings_of
+
+
+def fit(
+    data: Annotated[str, typer.Option(help="A data set (see `cause-lite data`), or a folder of images.")] = "scenes",
+    head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
+    seed: int = 0,
+    backbone: Annotated[
+        str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")
+    ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(help="Groups to find in a folder of images; 12 when left out.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and list them.")] = False,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile backbone and head (torch.compile).")] = False,
+    settings: Set = None,
+    out: Out = Path("runs/fit"),
+    device: Device = "auto",
+) -> None:
+    """Fit the three steps (clusterbook, head, probes) and write a segmenter. Cut off? The same command goes on.
+
+    `torchrun --nproc-per-node=2 -m cause_lite fit ...` shares the batches among processes.
+    """
+    from cause_lite.lab.recipes import recipe
+    from cause_lite.lab.runs import fit_to
+
+    asked = {"data.clusters": clusters, "optimisation.precision": precision, "data.skip_bad": skip_bad or None}
+    asked |= {"optimisation.compiled": compiled or None}
+    changes = {name: value for name, value in asked.items() if value is not None} | settings_of(settings)
+    fitted = fit_to(recipe(data, head, seed, backbone, changes), out, device)
+    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
+    console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (slow; needs pydensecrf2).")] = False,
+    device: Device = "auto",
+) -> None:
+    """Score a fitted segmenter: clusters matched to classes over the whole split; writes scores.json there."""
+    from cause_lite.lab.runs import evaluate_run
+
+    scores = evaluate_run(run, crf, device)
+    table = Table("prediction", "mIoU %", "pixel accuracy %", title=str(run))
+    for name, score in scores.items():
+        table.add_row(name, f"{score['miou']:.1f}", f"{score['pacc']:.1f}")
+    console.print(table)
+
+
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Photographs: PNG, JPEG, ... of any size up to 100 megapixels.")],
+    model: Annotated[
+        str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")
+    ] = "scenes",
+    out: Out = Path("segments"),
+    device: Device = "auto",
+) -> None:
+    """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image)."""
+    from cause_lite.lab.runs import segment_files
+
+    for written in segment_files(images, model, out, device):
+        console.print(str(written))
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
+    licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
+) -> None:
+    """Write a fitted segmenter as a Hugging Face model folder, with its card."""
+    from cause_lite.checkpoints.export import export as write
+
+    console.print(
+        f"Model folder written to {write(run, out, licence)}; share it with `cause-lite push {out} OWNER/NAME`."
+    )
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `cause-lite export` wrote.")],
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option(help="Visible to its owner alone.")] = False,
+) -> None:
+    """Upload a model folder to the Hugging Face Hub; needs `hf auth login` once."""
+    from cause_lite.checkpoints.hub import push as upload
+
+    console.print(f"Pushed to {upload(folder, name, private)}; load it with cause_lite.load('hf:{name}').")
