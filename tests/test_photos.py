@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cause_lite import datasets
 from cause_lite.backbones import pretrain_photos
 from cause_lite.backbones.backbone import load_backbone
 from cause_lite.backbones.photo_regions import pooled, regions_of
@@ -60,6 +61,17 @@ def test_sources_are_found_and_checked(few_scenes, tmp_path, monkeypatch):
     assert [path.name for path in photos.files(source)] == ["0.png", "2.png", "4.png"]
     with pytest.raises(UserError, match="differ from the expected 3"):
         list(photos.contents(source))
+    fetched = []
+    monkeypatch.setattr(photos, "SOURCES", (source, dataclasses.replace(source, name="other")))
+    monkeypatch.setattr(photos, "fetch_archive", lambda archive, root, say: fetched.append((archive.url, root)))
+    photos.fetch(print)
+    assert fetched == [(f"https://github.com/who/what/archive/{'0' * 40}.zip", tmp_path / "photos")]
+
+
+def test_a_pack_that_lies_there_is_only_reported(packed):
+    said = []
+    datasets.prepare("photos", said.append)
+    assert "clothes: 12 photographs (CC0); left out: none" in said and "photos: 12 in" in said[-1]
 
 
 def test_views_repeat_and_a_cut_of_the_whole_is_the_whole(packed):
@@ -105,6 +117,8 @@ def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_sce
     assert (run.step, len(run.curve)) == (5, 5)
     with pytest.raises(UserError, match="has gone on to step 4"):
         pretrain_photos.pretrain(packed, dataclasses.replace(TINY, steps=3), whole, CPU)
+    with pytest.raises(UserError, match="of another recipe"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(longer, channels=(8, 8, 8, 16)), whole, CPU)
     backbone = load_backbone(str(whole))
     features = backbone.features(few_scenes.images[:2])
     assert features.shape == (2, 256, backbone.dim) and backbone.dim == 24

@@ -129,10 +129,15 @@ class PhotoPretraining:
         held = {name: getattr(self, name).state_dict() for name in HELD}
         return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
 
-    def resume(self, state: dict) -> None:
-        for name in HELD:
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
+    def resume(self, path: Path) -> None:
+        """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
+        state = read_torch(path)
+        try:
+            for name in HELD:
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder") from error
 
 
 def resnet(config: PhotosConfig) -> nn.Module:
@@ -155,15 +160,16 @@ def pretrain(
     """Train to the end of the branch, going on from what lies in `folder`.
 
     `pretrain.pt` is the run at the constant rate, `cooldown-STEPS.pt` its branch after so many steps. Raises UserError
-    when the run that lies there is longer than the one asked for.
+    when the run that lies there is longer than the one asked for, or of another recipe.
     """
-    run, folder = PhotoPretraining(pool, config, device), Path(folder)
-    main, branch = folder / "pretrain.pt", folder / f"cooldown-{config.steps}.pt"
-    for path in (branch, main):
-        if path.exists() and run.step == 0:
-            run.resume(read_torch(path))
-    if not branch.exists() and run.step > config.steps:
-        raise UserError(f"{main}: has gone on to step {run.step:,}; ask for at least so many, or name another folder")
+    run = PhotoPretraining(pool, config, device)
+    main, branch = (Path(folder) / name for name in ("pretrain.pt", f"cooldown-{config.steps}.pt"))
+    if branch.exists():
+        run.resume(branch)
+    elif main.exists():
+        run.resume(main)
+        if run.step > config.steps:
+            raise UserError(f"{main}: has gone on to step {run.step:,}; ask for as many, or name another folder")
     end = config.steps + config.cooldown
     with bar() as progress:
         task = progress.add_task("Pre-training", total=end, completed=run.step)

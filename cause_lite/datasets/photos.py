@@ -260,13 +260,13 @@ def prepare(say: Callable[[str], None]) -> None:
 
 def load() -> Photos:
     """The packed photographs. Raises UserError when they are not there or damaged."""
-    folder = packed_dir()
-    if not (folder / "index.json").exists():
+    root = packed_dir()
+    if not (root / "index.json").exists():
         raise UserError("photos: not packed on this machine; run `cause-lite data photos`")
-    about = read_json(folder / "index.json")
+    about = read_json(root / "index.json")
     try:
-        images = np.memmap(folder / "images.u8", np.uint8, "c", shape=(about["count"], SIDE, SIDE, 3))
-        aspects = np.load(folder / "aspects.npy")
+        images = np.memmap(root / "images.u8", np.uint8, "c", shape=(about["count"], SIDE, SIDE, 3))
+        aspects = np.load(root / "aspects.npy")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: is damaged ({error}); remove it and run `cause-lite data photos`") from error
+        raise UserError(f"{root}: is damaged ({error}); remove it and run `cause-lite data photos`") from error
     return Photos(images, aspects, about)
