@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -16,17 +17,24 @@ from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.runtime.files import UserError, read_json
 
 
-def build_levels(model: str, levels: list[int], reflect: bool, **options: object) -> nn.Module:
+def build_levels(model: str, levels: list[int], reflect: bool, **options: Any) -> nn.Module:
     """A timm network, untrained, that returns its feature maps at some levels (level 1 has a stride of 4 or so).
 
     With `reflect`, convolutions continue a map by its mirror image: zeros would mark every image's border.
     """
     network = timm.create_model(model, pretrained=False, features_only=True, out_indices=levels, **options)
     for part in network.modules() if reflect else ():
-        if isinstance(part, nn.Conv2d) and max(part.padding) > 0:
+        if isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1:
+            down, across = part.kernel_size[0] // 2, part.kernel_size[1] // 2
             part.padding_mode = "reflect"
-            part._reversed_padding_repeated_twice = [side for side in reversed(part.padding) for _ in range(2)]
+            part._reversed_padding_repeated_twice = [across, across, down, down]
     return network
+
+
+def widths_of(network: nn.Module) -> list[int]:
+    """The channels of each level that a network of `build_levels` returns."""
+    about: Any = network.feature_info
+    return about.channels()
 
 
 class ConvBackbone(Backbone):
@@ -37,12 +45,14 @@ class ConvBackbone(Backbone):
     subtracted, so that cosines spread around 0.
     """
 
+    centre: Tensor
+
     def __init__(
         self, network: nn.Module, name: str, mean: tuple, std: tuple, centre: Tensor, patch: int = 8, shrink: int = 1
     ) -> None:
         super().__init__(network.forward, name, mean, std)
         self.network, self.patch, self.shrink = network.eval().requires_grad_(False), patch, shrink
-        self.dim = sum(network.feature_info.channels())
+        self.dim = sum(widths_of(network))
         self.register_buffer("centre", centre)
 
     def about(self) -> str:

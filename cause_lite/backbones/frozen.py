@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ class Backbone(nn.Module):
 
     patch: int
     dim: int
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, network: Callable[[Tensor], object], name: str, mean: tuple, std: tuple) -> None:
+    def __init__(self, network: Callable[[Tensor], Any], name: str, mean: tuple, std: tuple) -> None:
         super().__init__()
         self.name, self.precision = name, "fp32"
         self._plain = self._network = network

@@ -83,9 +83,9 @@ class Views:
 
     def _colours(self, view: Tensor) -> Tensor:
         """Hue, saturation and cast as one 3x3 matrix a view, contrast, brightness, and blur for a share of them."""
-        count, make = len(view), {"device": self.device}
-        eye, grey = torch.eye(3, **make), torch.full((3, 3), 1 / 3, **make)
-        axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], **make) / 3**0.5
+        count = len(view)
+        eye, grey = torch.eye(3, device=self.device), torch.full((3, 3), 1 / 3, device=self.device)
+        axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.device) / 3**0.5
         angle = self.uniform(count, 1, 1, low=-HUE, high=HUE)
         hue = angle.cos() * eye + angle.sin() * axis + (1 - angle.cos()) * grey
         saturation = self.uniform(count, 1, 1, low=SATURATION[0], high=SATURATION[1])

@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from lightly.loss import NTXentLoss
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.backbones.convolutional import ConvBackbone, build_levels
+from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Views
@@ -60,7 +61,7 @@ class PhotosConfig:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    average: float = 0.995  # decay of the weights' moving average, which ships
+    average: float = 0.98  # decay of the weights' moving average, which ships
     clip: float = 5.0
 
     def rate(self, step: int) -> float:
@@ -79,27 +80,28 @@ class PhotoPretraining:
         self.views = Views(pool, config.seed, config.crop, config.scale, device)
         self.network = place(resnet(config), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        widths = self.network.feature_info.channels()
+        widths = widths_of(self.network)
         self.whole = SimCLRProjectionHead(widths[-1], config.hidden, config.projection).to(device)
         self.parts = SimCLRProjectionHead(sum(widths), config.hidden, config.projection).to(device)
         self.nt_xent = NTXentLoss(config.temperature)
         weights = [p for part in (self.network, self.whole, self.parts) for p in part.parameters()]
         self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.step, self.curve, self.seconds = 0, [], 0.0
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[tuple[int, float, float]] = []
 
     def advance(self) -> tuple[float, float]:
         """One step of training; returns the losses over wholes and over regions."""
         start = time.perf_counter()
-        losses = self.losses()
+        whole, part = self.losses()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.optimizer.zero_grad()
-        sum(losses).backward()
+        (whole + part).backward()
         nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.clip)
         self.optimizer.step()
         self._follow()
         self.step += 1
-        told = tuple(loss.item() for loss in losses)
+        told = whole.item(), part.item()
         self.seconds += time.perf_counter() - start
         return told
 
@@ -110,12 +112,12 @@ class PhotoPretraining:
         both = normalised(torch.cat(views)).contiguous(memory_format=torch.channels_last)
         with autocast(self.precision, self.device):
             maps = self.network(both)
-            wholes = self.whole(maps[-1].mean((2, 3))).float().chunk(2)
+            first, second = self.whole(maps[-1].mean((2, 3))).float().chunk(2)
         regions = regions_of(pictures, config.regions, self.views.generator)
         rows, photograph = pooled([level.float() for level in maps], regions, cuts)
         with autocast(self.precision, self.device):
-            spots = self.parts(rows).float().chunk(2)
-        return self.nt_xent(*wholes), spot_contrast(*spots, photograph, config.region_temperature)
+            here, there = self.parts(rows).float().chunk(2)
+        return self.nt_xent(first, second), spot_contrast(here, there, photograph, config.region_temperature)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -131,7 +133,7 @@ class PhotoPretraining:
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
-        state = read_torch(path)
+        state = cast(dict, read_torch(path))
         try:
             for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
@@ -146,7 +148,7 @@ def resnet(config: PhotosConfig) -> nn.Module:
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -212,7 +214,7 @@ def half(value: Tensor) -> Tensor:
 def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
     """The mean feature (D,) of some photographs, spread over the pool, at the size that the backbone is to serve."""
     device = next(network.parameters()).device
-    width = sum(network.feature_info.channels())
+    width = sum(widths_of(network))
     backbone = ConvBackbone(copy.deepcopy(network), "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width)).to(device)
     numbers = torch.linspace(0, len(pool.images) - 1, min(count, len(pool.images))).long().split(10)
     means = []

@@ -190,7 +190,8 @@ class Packer:
 
     def __init__(self, file: BinaryIO, avoid: np.ndarray) -> None:
         self.file, self.avoid = file, avoid
-        self.seen, self.aspects = np.zeros(0, np.uint64), []
+        self.seen = np.zeros(0, np.uint64)
+        self.aspects: list[float] = []
 
     def add(self, contents: Iterable[bytes]) -> dict[str, int]:
         """Write what is new of a source -> how many photographs met which fate."""
