@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, VitBackbone, build_vit
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, scenes
 
@@ -52,7 +52,7 @@ def few_scenes() -> Split:
 def random_backbone() -> Backbone:
     """A small ViT with seeded random weights."""
     torch.manual_seed(0)
-    return Backbone(build_vit(grid=16, patch=8, width=32, depth=1, heads=2), "small", IMAGE_MEAN, IMAGE_STD)
+    return VitBackbone(build_vit(grid=16, patch=8, width=32, depth=1, heads=2), "small", IMAGE_MEAN, IMAGE_STD)
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,26 @@
-"""A frozen self-supervised vision transformer: images -> patch features (B, P, D)."""
+"""Backbones by name, and the frozen self-supervised vision transformer among them."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 from jaxtyping import Float
 from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1, HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
+from cause_lite.backbones.convolutional import load_levels
+from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.datasets.downloads import download
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json, read_torch
-from cause_lite.runtime.precision import autocast
 
-IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 ENDS = (".safetensors", ".pth", ".pth.tar")
 # Files that timm does not know, as their authors released them, and the entry that holds the encoder.
 RELEASED = {
@@ -56,52 +53,33 @@ def build_vit(grid: int, patch: int, width: int, depth: int, heads: int) -> Visi
     return vit
 
 
-class Backbone(nn.Module):
-    """Any timm ViT, frozen; patch size, prefix tokens and normalisation are read off the model.
+class VitBackbone(Backbone):
+    """Any timm ViT; patch size, prefix tokens and normalisation are read off the model.
 
     With a `window` (pixels), images are cut into tiles of that side, each seen on its own: a small ViT
     that was only ever shown crops of that size takes place for content when shown more.
     """
 
     def __init__(self, vit: VisionTransformer, name: str, mean: tuple, std: tuple, window: int | None = None) -> None:
-        super().__init__()
-        self.vit, self.name, self.window = vit.eval().requires_grad_(False), name, window
-        self.precision, self._tokens = "fp32", self.vit.forward_features
+        super().__init__(vit.forward_features, name, mean, std)
+        self.vit, self.window = vit.eval().requires_grad_(False), window
         self.patch, self.dim = vit.patch_embed.feat_ratio(), vit.embed_dim
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
-    def prepare(self, precision: str = "fp32", compiled: bool = False) -> None:
-        """Run in fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
-        self.precision = precision
-        self._tokens = torch.compile(self.vit.forward_features) if compiled else self.vit.forward_features
+    def about(self) -> str:
+        return f"window {self.window}"
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
         """Images in 0..1, sides divisible by the patch (and the window) -> the last layer's normalised patch tokens."""
         images = (images - self.mean) / self.std
         if self.window is None:
-            return self._tokens(images)[:, self.vit.num_prefix_tokens :]
+            return self._network(images)[:, self.vit.num_prefix_tokens :]
         batch, side = len(images), self.window // self.patch
         down, across = images.shape[2] // self.window, images.shape[3] // self.window
         tiles = images.unflatten(3, (across, self.window)).unflatten(2, (down, self.window))
-        tokens = self._tokens(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))
+        tokens = self._network(tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))
         grid = tokens[:, self.vit.num_prefix_tokens :].view(batch, down, across, side, side, self.dim)
         return grid.transpose(2, 3).reshape(batch, down * side * across * side, self.dim)
-
-    def features(self, images: np.ndarray) -> Float[Tensor, "n p d"]:
-        """A batch of images (N, H, W, 3) uint8 -> half-precision features (N, P, D) on the CPU."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.mean.device)
-        with autocast(self.precision, batch.device):
-            return self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu()
-
-    def fingerprint(self) -> str:
-        """A hash of every weight, so that cached features are never taken for another backbone's."""
-        about = f"window {self.window}" + ("" if self.precision == "fp32" else f" {self.precision}")
-        digest = hashlib.sha256(about.encode())
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode() + weight.cpu().numpy().tobytes())
-        return digest.hexdigest()
 
 
 def bundled_dir() -> Path:
@@ -115,8 +93,8 @@ def pretrained_dir(name: str) -> Path:
 
 
 def load_backbone(name: str) -> Backbone:
-    """A backbone that ships or was pre-trained here (`scenes`, `camvid`), a folder that `cause-lite pretrain` wrote,
-    a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
+    """A backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite pretrain`
+    wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
 
     Weights that lie in `$CAUSE_DATA`/weights/NAME.safetensors, .pth or .pth.tar are taken from there. Raises
     UserError when the name is unknown or its weights cannot be had.
@@ -124,12 +102,14 @@ def load_backbone(name: str) -> Backbone:
     for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
         if (folder / "vit.safetensors").exists():
             return _ours(folder)
-    if (bundled_dir() / name / "vit.json").exists():
+        if (folder / "network.safetensors").exists():
+            return load_levels(folder)
+    if any((bundled_dir() / name / card).exists() for card in ("vit.json", "network.json")):
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
     if name in RELEASED:
         url, key = RELEASED[name]
         path = local_weights(name) or download(url, weights_dir() / f"{name}.pth")
-        return Backbone(_vit_of(_tensors(path, key), path), name, IMAGE_MEAN, IMAGE_STD)
+        return VitBackbone(_vit_of(_tensors(path, key), path), name, IMAGE_MEAN, IMAGE_STD)
     return _from_timm(name)
 
 
@@ -154,7 +134,7 @@ def _from_timm(name: str) -> Backbone:
             f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand "
             f"({' '.join(str(error).split())[:300]}); a file can lie in {weights_dir()}"
         ) from error
-    return Backbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
+    return VitBackbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
 
 
 def _narrowed(path: Path) -> dict[str, int]:
@@ -216,4 +196,4 @@ def _ours(folder: Path) -> Backbone:
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: is not the file that vit.json describes ({reason})") from error
-    return Backbone(vit, name, IMAGE_MEAN, IMAGE_STD, window)
+    return VitBackbone(vit, name, IMAGE_MEAN, IMAGE_STD, window)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, build_vit
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, VitBackbone, build_vit
 from cause_lite.datasets import load_split
 from cause_lite.runtime.files import UserError, write_json, write_whole
 from cause_lite.runtime.progress import bar, track
@@ -184,7 +184,7 @@ def spot_contrast(first: Tensor, second: Tensor, image: Tensor, temperature: flo
     similarity = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
     same_image = (image[:, None] == image[None, :]).fill_diagonal_(False)
     similarity = similarity.masked_fill(same_image, -torch.inf)
-    target = torch.arange(len(similarity))
+    target = torch.arange(len(similarity), device=similarity.device)
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
 
 
@@ -278,7 +278,7 @@ RECIPES = {
 def pretraining_recipe(name: str, seed: int = 0, steps: int | None = None) -> PretrainConfig:
     """How the backbone of a data set is made. Raises UserError for an unknown name."""
     if name not in RECIPES:
-        raise UserError(f"no pre-training recipe for {name!r}; choose from {', '.join(RECIPES)}")
+        raise UserError(f"no pre-training recipe for {name!r}; choose from {', '.join(RECIPES)}, photos")
     return replace(RECIPES[name], seed=seed, steps=steps or RECIPES[name].steps)
 
 
@@ -337,7 +337,7 @@ def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransfo
 @torch.no_grad()
 def centred(vit: VisionTransformer, images: np.ndarray, config: PretrainConfig) -> VisionTransformer:
     """Fold minus the mean patch feature over `images` into the last norm's bias, so that cosines spread around 0."""
-    backbone = Backbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.window)
+    backbone = VitBackbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.window)
     parts = np.array_split(images[:1000], max(1, min(1000, len(images)) // 20))
     means = torch.stack([backbone.features(part).float().mean((0, 1)) for part in track(parts, "Centring")])
     vit.norm.bias -= means.mean(0)

@@ -14,7 +14,9 @@ from cause_lite.commands.console import console
 def data(
     name: Annotated[
         str,
-        typer.Argument(help="scenes, camvid, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, FOLDER."),
+        typer.Argument(
+            help="scenes, camvid, photos, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, FOLDER."
+        ),
     ],
 ) -> None:
     """Make or download a data set, check it, and report what it holds, by split and class.
@@ -24,6 +26,8 @@ def data(
     from cause_lite import datasets
 
     datasets.prepare(name, console.print)
+    if name == "photos":  # no split and no label to report
+        return
     if datasets.is_folder(name):
         loaded = datasets.load_split(name, "train", 64)
         console.print(f"{name}: {len(loaded)} images, {'with' if loaded.labels is not None else 'without'} labels")
@@ -39,17 +43,27 @@ def data(
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(help="scenes or camvid: whose images to learn from, without labels.")],
+    name: Annotated[str, typer.Argument(help="scenes, camvid or photos: whose images to learn from, without labels.")],
     out: Annotated[
         Path | None, typer.Option(help="The folder to write to; where `fit` looks for it when left out.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.")] = None,
     seed: int = 0,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps, for photos; the others use one CPU thread.")
+    ] = "auto",
 ) -> None:
-    """Pre-train the small ViT by self-supervision. Cut off? The same command goes on where it stopped."""
+    """Pre-train a small network by self-supervision. Cut off? The same command goes on where it stopped.
+
+    `photos` learns from what `cause-lite data photos` packed, and goes on from there when more steps are asked for.
+    """
     from cause_lite.backbones.backbone import pretrained_dir
     from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
+    from cause_lite.backbones.pretrain_photos import PhotosConfig, pretrain_and_export_photos
 
     folder = out or pretrained_dir(name)
-    pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
+    if name == "photos":
+        pretrain_and_export_photos(PhotosConfig(seed=seed, **({"steps": steps} if steps else {})), folder, device)
+    else:
+        pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
     console.print(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")

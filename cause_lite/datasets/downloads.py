@@ -90,15 +90,20 @@ def fetch(folder: str, say: Callable[[str], None]) -> Path:
     with locked(root):
         say(LICENCES[folder])
         for archive in ARCHIVES[folder]:
-            name = archive.url.rsplit("/", 1)[-1]
-            done = root / f".{name}.unpacked"
-            if not done.exists():
-                file = download(archive.url, root / name, archive.digest)
-                count = unpack(file, root, archive)
-                write_json(done, {"url": archive.url, "sha256": digest_of(file, "sha256"), "files": count})
-                file.unlink()
-                say(f"{name}: {count:,} files in {root}")
+            fetch_archive(archive, root, say)
     return root
+
+
+def fetch_archive(archive: Archive, root: Path, say: Callable[[str], None]) -> None:
+    """Download and unpack one archive into a folder, unless it is marked there as unpacked. Raises UserError."""
+    name = archive.url.rsplit("/", 1)[-1]
+    done = root / f".{name}.unpacked"
+    if not done.exists():
+        file = download(archive.url, root / name, archive.digest)
+        count = unpack(file, root, archive)
+        write_json(done, {"url": archive.url, "sha256": digest_of(file, "sha256"), "files": count})
+        file.unlink()
+        say(f"{name}: {count:,} files in {root}")
 
 
 def download(url: str, target: Path, digest: str = "") -> Path:

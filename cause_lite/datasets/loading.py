@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cause_lite.datasets import camvid, downloads, scenes
+from cause_lite.datasets import camvid, downloads, photos, scenes
 from cause_lite.datasets.images import Lazy, crops_of, read_ids, read_rgb, readable
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.probe import IGNORED
@@ -189,7 +189,9 @@ def _camvid(split: str, size: int) -> Split:
 
 
 def prepare(name: str, say: Callable[[str], None]) -> None:
-    """Make or download a data set, and check that each split is complete."""
+    """Make or download a data set, and check that each split is complete; or pack the unlabelled `photos`."""
+    if name == "photos":
+        return photos.prepare(say)
     known(name)
     if name == "camvid":
         camvid.fetch(say)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite import checkpoints, crf, mediator
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, load_backbone
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, VitBackbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split, load_split
 from cause_lite.fast import contrast as fast_contrast
@@ -143,7 +143,7 @@ def sized_as_vit_s8() -> Backbone:
     """A ViT-S/8 in size, with random weights: they cost what trained ones do."""
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=128, patch_size=8, embed_dim=384, depth=12, num_heads=6, num_classes=0)
-    return Backbone(vit, "vit-s8", IMAGE_MEAN, IMAGE_STD)
+    return VitBackbone(vit, "vit-s8", IMAGE_MEAN, IMAGE_STD)
 
 
 def whole_fit() -> Iterator[dict]:
@@ -177,7 +177,7 @@ def published_rows() -> Iterator[dict]:
     labels = rng.integers(27, size=images.shape[:3], dtype=np.int8)
     for key in ("dino-s8-mlp", "dino-s8-tr", "dino-b8-tr", "dinov2-b14-tr"):
         config = row(f"cocostuff27/{key}").config
-        backbone = Backbone(
+        backbone = VitBackbone(
             timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True), key, IMAGE_MEAN, IMAGE_STD
         ).to(DEVICE)
         part = (slice(None), slice(config.data.size), slice(config.data.size))

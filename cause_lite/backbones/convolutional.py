@@ -1,0 +1,88 @@
+"""Convolutional networks as backbones: levels of several strides, joined on one grid of patches and centred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD, Backbone
+from cause_lite.runtime.files import UserError, read_json
+
+
+def build_levels(model: str, levels: list[int], reflect: bool, **options: Any) -> nn.Module:
+    """A timm network, untrained, that returns its feature maps at some levels (level 1 has a stride of 4 or so).
+
+    With `reflect`, convolutions continue a map by its mirror image: zeros would mark every image's border.
+    """
+    network = timm.create_model(model, pretrained=False, features_only=True, out_indices=levels, **options)
+    for part in network.modules() if reflect else ():
+        if isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1:
+            down, across = part.kernel_size[0] // 2, part.kernel_size[1] // 2
+            part.padding_mode = "reflect"
+            part._reversed_padding_repeated_twice = [across, across, down, down]
+    return network
+
+
+def widths_of(network: nn.Module) -> list[int]:
+    """The channels of each level that a network of `build_levels` returns."""
+    about: Any = network.feature_info
+    return about.channels()
+
+
+class ConvBackbone(Backbone):
+    """Feature maps of a convolutional network, each of unit length, upsampled to the grid of patches and joined.
+
+    Images are first made smaller `shrink` times: a network that learned from small pictures knows things in the
+    size that they had there. `centre` (D,), the mean feature of the photographs that it learned from, is
+    subtracted, so that cosines spread around 0.
+    """
+
+    centre: Tensor
+
+    def __init__(
+        self, network: nn.Module, name: str, mean: tuple, std: tuple, centre: Tensor, patch: int = 8, shrink: int = 1
+    ) -> None:
+        super().__init__(network.forward, name, mean, std)
+        self.network, self.patch, self.shrink = network.eval().requires_grad_(False), patch, shrink
+        self.dim = sum(widths_of(network))
+        self.register_buffer("centre", centre)
+
+    def about(self) -> str:
+        return f"patch {self.patch}, shrunk {self.shrink}"
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
+        """Images in 0..1, sides divisible by the patch -> the joined levels at every patch."""
+        grid = images.shape[2] // self.patch, images.shape[3] // self.patch
+        maps = self._network(F.avg_pool2d((images - self.mean) / self.std, self.shrink))
+        units = [F.interpolate(F.normalize(level.float(), dim=1), size=grid, mode="bilinear") for level in maps]
+        return torch.cat(units, 1).flatten(2).transpose(1, 2) - self.centre
+
+
+def load_levels(folder: Path) -> ConvBackbone:
+    """The network in a folder that `cause-lite pretrain photos` wrote. Raises UserError naming the file at fault."""
+    path = folder / "network.json"
+    card = read_json(path)
+    try:
+        shape, name, patch, shrink = card["architecture"], card["name"], card["patch"], card["shrink"]
+        network = build_levels(shape["model"], shape["levels"], shape["reflect"], **shape["options"])
+        if not (isinstance(name, str) and type(patch) is type(shrink) is int and patch > 0 < shrink):
+            raise ValueError("`name`, `patch` or `shrink` is not what a card holds")
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+        raise UserError(f"{path}: does not describe a network ({' '.join(str(error).split())[:300]})") from error
+    path = folder / "network.safetensors"
+    try:
+        weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        centre = weights.pop("centre")
+        network.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: is not the file that network.json describes ({str(error)[:300]})") from error
+    return ConvBackbone(network, name, IMAGE_MEAN, IMAGE_STD, centre, patch, shrink)

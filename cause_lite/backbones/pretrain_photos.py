@@ -1,0 +1,260 @@
+"""Self-supervised pre-training of a small convolutional network on unlabelled photographs, on any device.
+
+Two overlapping, jittered crops of a photograph are contrasted twice: as wholes (NT-Xent, arXiv 2002.05709), and region
+by region (arXiv 2103.10957), where regions are clusters of colour and place in the photograph and every level of the
+network that ships is averaged over them. Regions of the same photograph are no negatives. No label is read.
+
+The rate is constant, so a run can be made longer at any time: each end is a branch on which the rate falls to 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
+from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD
+from cause_lite.backbones.photo_regions import pooled, regions_of
+from cause_lite.backbones.photo_views import Views
+from cause_lite.backbones.pretrain import spot_contrast
+from cause_lite.datasets import photos
+from cause_lite.datasets.photos import Photos
+from cause_lite.runtime.device import choose_device, device_name
+from cause_lite.runtime.files import UserError, read_torch, write_json, write_whole
+from cause_lite.runtime.precision import autocast
+from cause_lite.runtime.progress import bar, track
+from cause_lite.runtime.provenance import commit, config_hash, environment, now
+
+SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
+HELD = ("network", "average", "whole", "parts", "optimizer")
+
+
+@dataclass(frozen=True)
+class PhotosConfig:
+    """What decides the weights. Lengths in pixels, rates per step."""
+
+    seed: int = 0
+    steps: int = 2000  # at a constant rate
+    cooldown: int = 300  # and further ones on the branch that is exported
+    channels: tuple[int, ...] = (32, 64, 128, 256)  # of a ResNet-18's levels
+    levels: tuple[int, ...] = (2, 3, 4)  # that ship, joined
+    crop: int = 64
+    batch: int = 128
+    scale: tuple[float, float] = (0.15, 1.0)  # share of a photograph's largest square that a crop covers
+    hidden: int = 512
+    projection: int = 128
+    temperature: float = 0.2
+    regions: int = 6  # in a photograph
+    region_temperature: float = 0.15
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    average: float = 0.98  # decay of the weights' moving average, which ships
+    clip: float = 5.0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: it rises, stays, and falls to 0 on the branch."""
+        left = (self.steps + self.cooldown - step) / max(1, self.cooldown)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
+
+
+class PhotoPretraining:
+    """Network, moving average, projections and optimiser; resumable after any step, on any device."""
+
+    def __init__(self, pool: Photos, config: PhotosConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)  # timm and lightly draw their initial weights from the global state
+        self.config, self.device = config, device
+        self.precision = "bf16" if device.type == "cuda" else "fp32"
+        self.views = Views(pool, config.seed, config.crop, config.scale, device)
+        self.network = place(resnet(config), device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        widths = widths_of(self.network)
+        self.whole = SimCLRProjectionHead(widths[-1], config.hidden, config.projection).to(device)
+        self.parts = SimCLRProjectionHead(sum(widths), config.hidden, config.projection).to(device)
+        self.nt_xent = NTXentLoss(config.temperature)
+        weights = [p for part in (self.network, self.whole, self.parts) for p in part.parameters()]
+        self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[tuple[int, float, float]] = []
+
+    def advance(self) -> tuple[float, float]:
+        """One step of training; returns the losses over wholes and over regions."""
+        start = time.perf_counter()
+        whole, part = self.losses()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        self.optimizer.zero_grad()
+        (whole + part).backward()
+        nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.clip)
+        self.optimizer.step()
+        self._follow()
+        self.step += 1
+        told = whole.item(), part.item()
+        self.seconds += time.perf_counter() - start
+        return told
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """The losses over wholes and over regions of this step's batch."""
+        config = self.config
+        pictures, views, cuts = self.views.draw(self.step, config.batch)
+        both = normalised(torch.cat(views)).contiguous(memory_format=torch.channels_last)
+        with autocast(self.precision, self.device):
+            maps = self.network(both)
+            first, second = self.whole(maps[-1].mean((2, 3))).float().chunk(2)
+        regions = regions_of(pictures, config.regions, self.views.generator)
+        rows, photograph = pooled([level.float() for level in maps], regions, cuts)
+        with autocast(self.precision, self.device):
+            here, there = self.parts(rows).float().chunk(2)
+        return self.nt_xent(first, second), spot_contrast(here, there, photograph, config.region_temperature)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The moving average follows the weights and the normalisation's statistics; faster in the first steps."""
+        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
+        theirs = self.network.state_dict()
+        for name, mine in self.average.state_dict().items():
+            mine.lerp_(theirs[name], 1 - decay) if mine.is_floating_point() else mine.copy_(theirs[name])
+
+    def state(self) -> dict:
+        held = {name: getattr(self, name).state_dict() for name in HELD}
+        return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
+        state = cast(dict, read_torch(path))
+        try:
+            for name in HELD:
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder") from error
+
+
+def resnet(config: PhotosConfig) -> nn.Module:
+    """The untrained network."""
+    return build_levels("resnet18", list(config.levels), True, channels=config.channels, zero_init_last=False)
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def normalised(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (images - mean) / std
+
+
+def pretrain(
+    pool: Photos, config: PhotosConfig, folder: Path, device: torch.device, save_every: int = 50
+) -> PhotoPretraining:
+    """Train to the end of the branch, going on from what lies in `folder`.
+
+    `pretrain.pt` is the run at the constant rate, `cooldown-STEPS.pt` its branch after so many steps. Raises UserError
+    when the run that lies there is longer than the one asked for, or of another recipe.
+    """
+    run = PhotoPretraining(pool, config, device)
+    main, branch = (Path(folder) / name for name in ("pretrain.pt", f"cooldown-{config.steps}.pt"))
+    if branch.exists():
+        run.resume(branch)
+    elif main.exists():
+        run.resume(main)
+        if run.step > config.steps:
+            raise UserError(f"{main}: has gone on to step {run.step:,}; ask for as many, or name another folder")
+    end = config.steps + config.cooldown
+    with bar() as progress:
+        task = progress.add_task("Pre-training", total=end, completed=run.step)
+        while run.step < end:
+            whole, part = run.advance()
+            run.curve.append((run.step, round(whole, 4), round(part, 4)))
+            progress.update(task, completed=run.step, description=f"Pre-training, losses {whole:.2f}, {part:.2f}")
+            if run.step % save_every == 0 or run.step in (config.steps, end):
+                write_whole(main if run.step <= config.steps else branch, partial(torch.save, run.state()))
+    return run
+
+
+def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str = "auto") -> None:
+    """Pre-train on the packed photographs and write network.safetensors, network.json and README.md."""
+    pool, at = photos.load(), choose_device(device)
+    run = pretrain(pool, config, folder, at)
+    centre = mean_feature(run.average, pool)
+    weights = {name: half(value) for name, value in run.average.state_dict().items()} | {"centre": half(centre)}
+    write_whole(Path(folder) / "network.safetensors", lambda part: save_file(weights, part))
+    checksum = hashlib.sha256((Path(folder) / "network.safetensors").read_bytes()).hexdigest()
+    card = {
+        "name": "photos", "sha256": checksum, "patch": 8, "shrink": 1,
+        "architecture": {
+            "model": "resnet18", "levels": config.levels, "reflect": True, "options": {"channels": config.channels},
+        },
+        "config": asdict(config), "config_hash": config_hash(config), "seconds": round(run.seconds),
+        "device": device_name(at), "commit": commit(), "environment": environment(), "date": now(),
+        "curve": run.curve[9::10] or run.curve, "photographs": pool.about,
+        "sources": {source.name: {"repository": source.repository, "terms": source.terms} for source in photos.SOURCES},
+    }  # fmt: skip
+    write_json(Path(folder) / "network.json", card)
+    write_whole(Path(folder) / "README.md", lambda part: part.write_text(photos_card(card), encoding="utf-8"))
+
+
+def half(value: Tensor) -> Tensor:
+    """Half the bytes for what is a fraction; counts stay whole. On the CPU, in the usual layout."""
+    return (value.half() if value.is_floating_point() else value).cpu().contiguous()
+
+
+def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
+    """The mean feature (D,) of some photographs, spread over the pool, at the size that the backbone is to serve."""
+    device = next(network.parameters()).device
+    width = sum(widths_of(network))
+    backbone = ConvBackbone(copy.deepcopy(network), "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width)).to(device)
+    numbers = torch.linspace(0, len(pool.images) - 1, min(count, len(pool.images))).long().split(10)
+    means = []
+    for part in track(numbers, "Centring"):
+        pictures = torch.from_numpy(pool.images[part.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
+        means.append(backbone(F.interpolate(pictures, size=SIZE, mode="bilinear")).mean((0, 1)))
+    return torch.stack(means).mean(0)
+
+
+def photos_card(card: dict) -> str:
+    """The card of the backbone in prose, from network.json."""
+    config, about = card["config"], card["photographs"]
+    early, late = (
+        [sum(loss[part] for loss in losses) / len(losses) for part in (1, 2)]
+        for losses in (card["curve"][:10], card["curve"][-10:])
+    )
+    rows = "\n".join(
+        f"| {name} | https://github.com/{one['repository']} | {about['sources'][name]['kept']:,} | {one['terms']} |"
+        for name, one in card["sources"].items()
+    )
+    steps = config["steps"] + config["cooldown"]
+    return f"""# The photos backbone
+
+A ResNet-18 (timm) of widths {", ".join(map(str, config["channels"]))} whose convolutions pad by reflection. Its
+levels {", ".join(map(str, config["levels"]))}, each of unit length, are joined on a grid of {card["patch"]} pixels and
+centred.
+
+* **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps} steps of {config["batch"]} photographs on
+  {card["device"]} in {card["seconds"] / 60:.0f} minutes, at commit {card["commit"][:12]}, {card["date"][:10]}.
+  The bits repeat neither across numbers of threads nor across devices.
+* **Learned from** {about["count"]:,} photographs, listed below. No label was read. Left out are duplicates and what
+  {about["avoided"]:,} images of MSRC and CamVid show.
+* **Losses** over wholes and over regions: {early[0]:.2f} and {early[1]:.2f} at first, {late[0]:.2f} and
+  {late[1]:.2f} at last; the curve, the whole configuration and the versions are in network.json.
+* **Weights** network.safetensors, half precision, sha256 `{card["sha256"]}`.
+
+| source | address | photographs | terms |
+|---|---|---|---|
+{rows}
+
+The photographs themselves are not part of this project. Most of their terms allow research only; whoever uses the
+weights otherwise should read them.
+"""

@@ -1,0 +1,133 @@
+"""Photographs from sources to the pack, and from the pack to a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cause_lite import datasets
+from cause_lite.backbones import pretrain_photos
+from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones.photo_regions import pooled, regions_of
+from cause_lite.backbones.photo_views import Cut, Views
+from cause_lite.datasets import photos
+from cause_lite.runtime.files import UserError
+
+TINY = pretrain_photos.PhotosConfig(
+    steps=2, cooldown=1, channels=(8, 8, 8, 8), batch=4, hidden=16, projection=8, regions=3, warmup=2
+)
+CPU = torch.device("cpu")
+
+
+def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, kind)
+    return held.getvalue()
+
+
+@pytest.fixture
+def packed(few_scenes, tmp_path, monkeypatch):
+    """Twelve rendered pictures, packed in the cache."""
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path / "cache"))
+    photos.packed_dir().parent.mkdir(parents=True, exist_ok=True)
+    wide = [picture[:100] for picture in few_scenes.images[:12]]
+    sources = {source.name: [] for source in photos.SOURCES} | {"clothes": map(encoded, wide)}
+    photos.pack(sources, np.zeros(0, np.uint64), photos.packed_dir())
+    return photos.load()
+
+
+def test_the_pack_leaves_out_what_it_has_or_must_not_have(few_scenes, tmp_path):
+    first, second, shown = few_scenes.images[:3]
+    avoid = np.array([photos.difference_hash(photos.record(encoded(shown))[0])])
+    contents = [encoded(first), encoded(first, "JPEG"), encoded(second), encoded(shown), encoded(first[:90]), b"torn"]
+    photos.pack({"one": contents[:2], "two": contents[2:]}, avoid, tmp_path / "pack")
+    assert (tmp_path / "pack" / "images.u8").stat().st_size == 2 * photos.SIDE**2 * 3
+    sources = photos.read_json(tmp_path / "pack" / "index.json")["sources"]
+    assert sources["one"] == {"kept": 1, "unusable": 0, "duplicates": 1, "overlaps": 0}
+    assert sources["two"] == {"kept": 1, "unusable": 2, "duplicates": 0, "overlaps": 1}
+
+
+def test_sources_are_found_and_checked(few_scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path))
+    (tmp_path / "photos" / "mine" / "in").mkdir(parents=True)
+    for number, picture in enumerate(few_scenes.images[:5]):
+        (tmp_path / "photos" / "mine" / "in" / f"{number}.png").write_bytes(encoded(picture))
+    source = photos.Source("mine", "who/what", "0" * 40, r"in/\d\.png", 2, "CC0", 3, "0" * 64)
+    assert [path.name for path in photos.files(source)] == ["0.png", "2.png", "4.png"]
+    with pytest.raises(UserError, match="differ from the expected 3"):
+        list(photos.contents(source))
+    fetched = []
+    monkeypatch.setattr(photos, "SOURCES", (source, dataclasses.replace(source, name="other")))
+    monkeypatch.setattr(photos, "fetch_archive", lambda archive, root, say: fetched.append((archive.url, root)))
+    photos.fetch(print)
+    assert fetched == [(f"https://github.com/who/what/archive/{'0' * 40}.zip", tmp_path / "photos")]
+
+
+def test_a_pack_that_lies_there_is_only_reported(packed):
+    said = []
+    datasets.prepare("photos", said.append)
+    assert "clothes: 12 photographs (CC0); left out: none" in said and "photos: 12 in" in said[-1]
+
+
+def test_views_repeat_and_a_cut_of_the_whole_is_the_whole(packed):
+    views = [Views(packed, 3, 64, (0.2, 1.0), CPU).draw(5, 4) for _ in range(2)]
+    assert torch.equal(torch.cat(views[0][1]), torch.cat(views[1][1]))
+    for cut in views[0][2]:
+        assert (cut.box[:, :2].abs() + cut.box[:, 2:] <= 1 + 1e-6).all()
+    pictures = views[0][0]
+    whole = torch.tensor([[0.0, 0, 1, 1]]).repeat(len(pictures), 1)
+    seen = Cut(whole, torch.tensor([False, True, False, True])).sample(pictures, photos.SIDE)
+    seen[1::2] = seen[1::2].flip(3)
+    assert torch.allclose(seen, pictures, atol=1e-4)
+
+
+def test_each_photograph_is_seen_once_an_epoch(packed):
+    views = Views(packed, 0, 64, (0.2, 1.0), CPU)
+    orders = [torch.cat([views.numbers(step, 4) for step in range(start, start + 3)]) for start in (0, 3)]
+    assert all(sorted(order.tolist()) == list(range(12)) for order in orders)
+    assert not torch.equal(*orders)
+
+
+def test_a_region_has_the_same_mean_in_both_views(packed):
+    """A map of the colours themselves, read through two whole views, one mirrored."""
+    pictures, _, _ = Views(packed, 0, 64, (0.2, 1.0), CPU).draw(0, 4)
+    regions = regions_of(pictures, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(regions.sum(1), torch.ones(4, 20, 20))
+    whole = torch.tensor([[0.0, 0, 1, 1]]).repeat(4, 1)
+    cuts = [Cut(whole, torch.full((4,), mirrored)) for mirrored in (False, True)]
+    level = torch.cat([cut.sample(pictures, 8) for cut in cuts])
+    rows, photograph = pooled([level], regions, cuts)
+    assert torch.allclose(*rows.chunk(2), atol=1e-4)
+    assert len(photograph) == len(rows) // 2 and set(photograph.tolist()) <= set(range(4))
+
+
+def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_scenes, tmp_path):
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), stopped, CPU)
+    for folder in (stopped, whole):
+        pretrain_photos.pretrain_and_export_photos(TINY, folder, "cpu")
+    assert (stopped / "network.safetensors").read_bytes() == (whole / "network.safetensors").read_bytes()
+    longer = dataclasses.replace(TINY, steps=4)
+    run = pretrain_photos.pretrain(packed, longer, whole, CPU)
+    assert (run.step, len(run.curve)) == (5, 5)
+    with pytest.raises(UserError, match="has gone on to step 4"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(TINY, steps=3), whole, CPU)
+    with pytest.raises(UserError, match="of another recipe"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(longer, channels=(8, 8, 8, 16)), whole, CPU)
+    backbone = load_backbone(str(whole))
+    features = backbone.features(few_scenes.images[:2])
+    assert features.shape == (2, 256, backbone.dim) and backbone.dim == 24
+    assert "No label was read" in (whole / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name, content", [("network.json", b"{}"), ("network.safetensors", b"torn")])
+def test_a_damaged_network_is_named(packed, tmp_path, name, content):
+    pretrain_photos.pretrain_and_export_photos(TINY, tmp_path, "cpu")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        load_backbone(str(tmp_path))
