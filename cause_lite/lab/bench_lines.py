@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import checkpoints, crf, mediator
+from cause_lite import checkpoints, mediator
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, VitBackbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split, load_split
@@ -27,6 +27,7 @@ from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.frontdoor import ConceptBank
 from cause_lite.lab import bench_baselines as baselines
+from cause_lite.lab import crf
 from cause_lite.lab.bench import MatrixProducts, compare, seconds, watched
 from cause_lite.lab.recipes import recipe, row
 from cause_lite.loop import Session

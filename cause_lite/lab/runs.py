@@ -17,10 +17,10 @@ from cause_lite.backbones.backbone import load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.checkpoints.config_records import read_config as config_of
 from cause_lite.config import FitConfig
-from cause_lite.crf import refine_batch
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
 from cause_lite.datasets.images import Lazy, flipped, read_rgb
 from cause_lite.evaluate import evaluate
+from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.label_flow import fit
 from cause_lite.lab.pictures import colourise, image_grid
 from cause_lite.lab.recipes import evaluation_split
