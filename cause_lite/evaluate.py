@@ -40,7 +40,7 @@ def evaluate(
     """
     device = segmenter.codebook.device
     names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")
-    scores = {name: ClusterMetrics(num_classes, sync_on_compute=False).to(device) for name in names}
+    scores = {name: ClusterMetrics(num_classes).to(device) for name in names}
     mine = slice(parallel.processes().process_index, None, parallel.processes().num_processes)
     for start in range(0, len(features), batch_size)[mine]:
         part = slice(start, start + batch_size)

@@ -1,56 +1,84 @@
-"""Scores: confusion, Hungarian matching of clusters to classes, mIoU and pixel accuracy."""
+"""Score clusters against classes: confusion, Hungarian matching, mIoU and pixel accuracy."""
 
 from __future__ import annotations
+
+from typing import TypedDict
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchmetrics import Metric
 
 
-class ClusterMetrics(Metric):
-    """Accumulates a confusion of clusters and classes; `compute` matches them once, over everything.
+class Scores(TypedDict):
+    """Means over classes and the share of right pixels in percent; `iou` (classes,) in 0..1, NaN where undefined."""
 
-    Predictions and targets are integer tensors of one shape. Targets outside 0..num_classes-1 are
-    ignored. Predictions outside 0..num_clusters-1 raise ValueError. Safe across processes (torchmetrics, to which
-    `options` go).
+    miou: float
+    pacc: float
+    mean_recall: float
+    mean_precision: float
+    iou: np.ndarray
+
+
+class ClusterMetrics:
+    """Count how often each cluster meets each class; match clusters to classes once, over all counts.
+
+    Parameters
+    ----------
+    num_classes
+        Classes of the targets, 0..num_classes-1. Targets outside are ignored.
+    num_clusters
+        Clusters of the predictions, 0..num_clusters-1; as many as classes when left out.
+
+    Attributes
+    ----------
+    confusion
+        Pixels by cluster and class, (num_clusters, num_classes), int64.
     """
 
-    full_state_update = False
-
-    def __init__(self, num_classes: int, num_clusters: int | None = None, **options: object) -> None:
-        super().__init__(**options)
+    def __init__(self, num_classes: int, num_clusters: int | None = None) -> None:
         self.num_classes, self.num_clusters = num_classes, num_clusters or num_classes
-        empty = torch.zeros(self.num_clusters, num_classes, dtype=torch.long)
-        self.add_state("confusion", default=empty, dist_reduce_fx="sum")
+        self.confusion = torch.zeros(self.num_clusters, num_classes, dtype=torch.long)
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def to(self, device: torch.device | str) -> ClusterMetrics:
+        """Move the counts to the device of the predictions."""
+        self.confusion = self.confusion.to(device)
+        return self
+
+    def update(self, preds: Tensor, target: Tensor) -> ClusterMetrics:
+        """Count the pixels of integer predictions and targets of one shape.
+
+        Raises
+        ------
+        ValueError
+            When shapes differ, or a prediction that counts is not a cluster.
+        """
         if preds.shape != target.shape:
             raise ValueError(f"predictions have shape {tuple(preds.shape)}, targets {tuple(target.shape)}")
-        seen = (target >= 0) & (target < self.num_classes)
-        preds, target = preds[seen].long(), target[seen].long()
+        known = (target >= 0) & (target < self.num_classes)
+        preds, target = preds[known].long(), target[known].long()
         if preds.numel() and not 0 <= int(preds.min()) <= int(preds.max()) < self.num_clusters:
             raise ValueError(f"predictions lie outside 0..{self.num_clusters - 1}")
         pairs = torch.bincount(preds * self.num_classes + target, minlength=self.confusion.numel())
         self.confusion += pairs.view_as(self.confusion)
+        return self
 
     def matching(self) -> np.ndarray:
-        """The class of each cluster under the best one-to-one matching; -1 where clusters outnumber classes."""
+        """Return the class of each cluster under the best one-to-one matching; -1 for a cluster left over."""
         rows, columns = linear_sum_assignment(self.confusion.cpu().numpy(), maximize=True)
         classes = np.full(self.num_clusters, -1)
         classes[rows] = columns
         return classes
 
-    def compute(self) -> dict[str, float | np.ndarray]:
-        """`miou`, `pacc`, `mean_recall`, `mean_precision` in percent; `iou` per class, 0..1 (NaN: it never occurs)."""
+    def compute(self) -> Scores:
+        """Return the scores of clusters, each matched to a class."""
         return self._scores(self.matching())
 
-    def unmatched(self) -> dict[str, float | np.ndarray]:
-        """The same for predictions that are classes already, such as a supervised probe's."""
+    def unmatched(self) -> Scores:
+        """Return the scores of predictions that are classes already, such as a supervised probe's."""
         return self._scores(np.arange(self.num_clusters))
 
-    def _scores(self, classes: np.ndarray) -> dict[str, float | np.ndarray]:
+    def _scores(self, classes: np.ndarray) -> Scores:
         confusion = self.confusion.cpu().numpy().astype(np.float64)
         matched = np.zeros((self.num_classes, self.num_classes))
         matched[classes[classes >= 0]] = confusion[classes >= 0]
@@ -58,12 +86,10 @@ class ClusterMetrics(Metric):
         with np.errstate(invalid="ignore", divide="ignore"):
             iou, recall, precision = hits / (predicted + actual - hits), hits / actual, hits / predicted
             pacc = 100 * float(hits.sum() / confusion.sum())
-        return {
-            "miou": _mean_percent(iou), "pacc": pacc, "mean_recall": _mean_percent(recall),
-            "mean_precision": _mean_percent(precision), "iou": iou,
-        }  # fmt: skip
+        miou, mean_recall, mean_precision = map(_mean_percent, (iou, recall, precision))
+        return Scores(miou=miou, pacc=pacc, mean_recall=mean_recall, mean_precision=mean_precision, iou=iou)
 
 
 def _mean_percent(values: np.ndarray) -> float:
-    """100 x the mean of what is defined; NaN when nothing is."""
+    """Return 100 times the mean of the values that are not NaN; NaN when all are."""
     return 100 * float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
