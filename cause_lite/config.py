@@ -6,27 +6,13 @@ The source of a constant stands beside it: "release" and a file of it, or a sect
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.settings import AboveZero, Cosine, Count, Positive, Rate, Settings, SettingsTree, Share
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Cosine = Annotated[float, Field(ge=-1, le=1)]
 HEADS = ("tr", "mlp")
-
-
-class Settings(BaseModel):
-    """A group of settings: immutable, of strict types, with no unknown names and no NaN."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Settings):
@@ -66,9 +52,7 @@ class HeadConfig(Settings):
     positive_threshold: Cosine = 0.3  # cosine of two concepts above which their patches attract; release
     negative_threshold: Cosine = 0.1  # ... below which they repel; release
     bank_capacity: Positive | None = 100  # vectors a concept; None: no bank; release, bank_update
-    bank_share: Share = (
-        0.5  # of a concept's new vectors, the part that the bank takes in (rounded down); release, bank_update
-    )
+    bank_share: Share = 0.5  # of a concept's new vectors that the bank stores, rounded down; release, bank_update
     epochs: Count = 2  # release, train_front_door_*.py
     learning_rate: Rate = 4e-3  # release: 1e-3 x 4 GPUs
     weight_decay: Rate = 1e-4  # release; 0 on Cityscapes
@@ -107,14 +91,8 @@ class OptimisationConfig(Settings):
     fast_losses: bool = True  # the exact fast forms of cause_lite.fast; false: the plain formulas, which need memory
 
 
-class FitConfig(Settings):
-    """The settings of a fit.
-
-    Raises
-    ------
-    UserError
-        Naming the setting whose value is unknown, of another type or out of range, and what it must be.
-    """
+class FitConfig(SettingsTree):
+    """The settings of a fit; a wrong one raises UserError with its name and what it must be."""
 
     data: DataConfig = DataConfig()
     backbone: str = "vit_small_patch8_224.dino"
@@ -124,60 +102,7 @@ class FitConfig(Settings):
     probe: ProbeConfig = ProbeConfig()
     optimisation: OptimisationConfig = OptimisationConfig()
 
-    def __init__(self, **settings: object) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise UserError("; ".join(_explained(error))) from error
-
     @property
     def scored_size(self) -> int:
-        """Pixels a side in evaluation."""
+        """Return the side of an image in evaluation, in pixels."""
         return self.data.eval_size or self.data.size
-
-    def replace(self, changes: Mapping[str, object]) -> FitConfig:
-        """Return a copy with other settings, named as in {"head.epochs": 4}."""
-        return FitConfig(**merged(self.model_dump(), nested(changes)))
-
-
-def nested(changes: Mapping[str, object]) -> dict:
-    """Turn {"head.epochs": 4, "seed": 1} into {"head": {"epochs": 4}, "seed": 1}."""
-    tree: dict = {}
-    for name, value in changes.items():
-        *groups, leaf = name.split(".")
-        place = tree
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[leaf] = value
-    return tree
-
-
-def merged(base: Mapping, changes: Mapping) -> dict:
-    """Return `base` with the settings of `changes`, group by group."""
-    both = {
-        key: merged(base[key], changes[key])
-        for key in base.keys() & changes.keys()
-        if isinstance(base[key], dict) and isinstance(changes[key], dict)
-    }
-    return {**base, **changes, **both}
-
-
-def setting_names() -> list[str]:
-    """Return the names of all settings, such as head.epochs."""
-    return [
-        name if not isinstance(value, dict) else f"{name}.{inner}"
-        for name, value in FitConfig().model_dump().items()
-        for inner in (value if isinstance(value, dict) else [""])
-    ]
-
-
-def _explained(error: ValidationError) -> Iterator[str]:
-    """Say of each wrong setting its name, its value and what it must be."""
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, setting_names(), 1, 0.4)
-            yield f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        else:
-            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            yield f"{name}: {message}" + ("" if isinstance(item["input"], dict) else f", not {item['input']!r}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cause_lite.config import FitConfig, nested
+from cause_lite.config import FitConfig
+from cause_lite.runtime.settings import nested
 
 # The name that a setting had in a flat configuration -> its name now.
 RENAMED = {

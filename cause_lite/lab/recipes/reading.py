@@ -9,9 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from cause_lite.config import HEADS, FitConfig, merged, nested, setting_names
+from cause_lite.config import HEADS, FitConfig
 from cause_lite.datasets import is_folder
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.settings import merged, nested, setting_names
 
 FOLDER = Path(__file__).parent
 KEYS = {
@@ -19,7 +20,7 @@ KEYS = {
     "rows": {"data", "backbone", "head", "published", "settings"},
     "ablations": {"title", "data", "heads", "settings"},
 }
-SETTINGS = set(setting_names()) - {"data.name", "head.kind", "seed"}
+SETTINGS = set(setting_names(FitConfig)) - {"data.name", "head.kind", "seed"}
 PUBLISHED = {"miou", "pacc", "source"}
 TABLES = {
     "cocostuff27": "COCO-Stuff-27", "cityscapes": "Cityscapes", "pascalvoc": "Pascal VOC", "coco81": "COCO-81",
