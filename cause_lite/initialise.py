@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.backbones import PatchStore
+from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.probe import ClusterProbe
 
@@ -46,15 +46,3 @@ def start_probe(
 def draw_seed(generator: torch.Generator) -> int:
     """Draw a seed for a library that has a random state of its own."""
     return int(torch.randint(2**31 - 1, (1,), generator=generator))
-
-
-def kmeans(vectors: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tensor, "k d"]:
-    """Return the centres (K, D) of mini-batch k-means (scikit-learn, k-means++, the best of 5 starts)."""
-    found = MiniBatchKMeans(clusters, batch_size=4096, n_init=5, random_state=seed).fit(vectors.numpy())
-    return torch.from_numpy(found.cluster_centers_).float()
-
-
-def patch_kmeans(store: PatchStore, clusters: int, seed: int, sample: int = 100_000) -> Float[Tensor, "k d"]:
-    """Return the centres (K, D) of k-means on at most `sample` patches, each scaled to length 1."""
-    vectors = store.sample(sample, torch.Generator().manual_seed(seed)).float()
-    return kmeans(F.normalize(vectors, dim=-1), clusters, seed)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore
+from cause_lite.backbones.kmeans import kmeans, patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.initialise import kmeans, patch_kmeans
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import LinearProbe

@@ -13,10 +13,10 @@ import pandas as pd
 
 from cause_lite.backbones.backbone import load_backbone
 from cause_lite.backbones.feature_store import cached_features
+from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import flipped
-from cause_lite.initialise import patch_kmeans
 from cause_lite.lab import baselines
 from cause_lite.lab.recipes import HEADS, evaluation_split, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
