@@ -1,6 +1,6 @@
 """Step 2's segmentation heads: patch features (B, P, D) -> segment features (B, P, R), and the EMA teacher.
 
-Training looks at one patch of each cell only. `pick` (B, P, D) -> (B, Q, D) names which: a head computes
+Training looks at one patch of each cell only. `select` (B, P, D) -> (B, Q, D) names which: a head computes
 the outputs of those alone, while all patches are still attended to.
 """
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cause_lite.mediator import quantize
 
-Pick = Callable[[Tensor], Tensor]
+Selection = Callable[[Tensor], Tensor]
 
 
-def every_patch(features: Tensor) -> Tensor:
+def all_patches(features: Tensor) -> Tensor:
     return features
 
 
@@ -42,8 +42,8 @@ class MLPHead(nn.Module):
         super().__init__()
         self.reduce = TwoBranch(dim, reduced_dim, dropout)
 
-    def forward(self, features: Float[Tensor, "b p d"], pick: Pick = every_patch) -> Float[Tensor, "b q r"]:
-        return self.reduce(pick(features))
+    def forward(self, features: Float[Tensor, "b p d"], select: Selection = all_patches) -> Float[Tensor, "b q r"]:
+        return self.reduce(select(features))
 
 
 class ConceptDecoder(nn.Module):
@@ -59,11 +59,11 @@ class ConceptDecoder(nn.Module):
 
     def forward(
         self, concepts: Float[Tensor, "b p d"], position: Float[Tensor, "p d"], features: Float[Tensor, "b p d"],
-        pick: Pick = every_patch,
+        select: Selection = all_patches,
     ) -> Float[Tensor, "b q d"]:  # fmt: skip
         placed = concepts + position
-        mixed = self.self_attention(pick(placed), placed, concepts, need_weights=False)[0]
-        concepts, position = pick(concepts), pick(position.expand_as(concepts))
+        mixed = self.self_attention(select(placed), placed, concepts, need_weights=False)[0]
+        concepts, position = select(concepts), select(position.expand_as(concepts))
         concepts = self.norm1(concepts + self.dropout(mixed))
         read = self.cross_attention(concepts + position, features, features, need_weights=False)[0]
         concepts = self.norm2(concepts + self.dropout(read))
@@ -100,10 +100,10 @@ class TRHead(nn.Module):
         resized = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bilinear", align_corners=False)
         return resized[0].flatten(1).T
 
-    def forward(self, features: Float[Tensor, "b p d"], pick: Pick = every_patch) -> Float[Tensor, "b q r"]:
+    def forward(self, features: Float[Tensor, "b p d"], select: Selection = all_patches) -> Float[Tensor, "b q r"]:
         concepts = quantize(features, self.codebook)[0]
-        decoded = self.decoder(concepts, self.positions(features.shape[1]), features, pick)
-        return self.reduce(pick(features) + decoded)
+        decoded = self.decoder(concepts, self.positions(features.shape[1]), features, select)
+        return self.reduce(select(features) + decoded)
 
 
 @torch.no_grad()

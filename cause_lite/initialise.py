@@ -15,7 +15,7 @@ from cause_lite.config import FitConfig
 from cause_lite.probe import ClusterProbe
 
 
-def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Float[Tensor, "k d"]:
+def initial_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Float[Tensor, "k d"]:
     """Return codes (K, D) before training, by `clusterbook.init`.
 
     "uniform": noise in (-1/K, 1/K), as released. "patches": unit vectors of random patches. "kmeans": k-means centres.
@@ -30,7 +30,7 @@ def start_codebook(features: PatchStore, config: FitConfig, generator: torch.Gen
     return F.normalize(features.at(image, patch).float(), dim=-1)
 
 
-def start_probe(
+def initial_probe(
     outputs: Callable[[], PatchStore], num_classes: int, config: FitConfig, generator: torch.Generator
 ) -> ClusterProbe:
     """Return a cluster probe before training, by `probe.init`: noise ("uniform", as released) or k-means centres.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cause_lite import mediator
 from cause_lite.backbones.feature_store import PatchStore, prefetched
 from cause_lite.config import FitConfig
-from cause_lite.head import Pick
+from cause_lite.head import Selection
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal, Stateful
@@ -50,7 +50,7 @@ class Learner:
     beside: dict[str, Stateful] = field(default_factory=dict)
 
 
-def order_of(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Tensor:
+def training_order(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Tensor:
     """Image numbers in the order of training, (steps * batch,); each epoch's last short batch is dropped."""
     size = min(batch_size(config), count)
     seen = count if config.optimisation.ddp == "averaged" else max(size, count // 4)
@@ -65,7 +65,7 @@ def batch_size(config: FitConfig) -> int:
     return asked if config.optimisation.ddp == "averaged" else max(1, asked // 4)
 
 
-def draw_pick(batch: Tensor, session: Session) -> Pick:
+def draw_selection(batch: Tensor, session: Session) -> Selection:
     """Draw one patch of each cell; return the draw as a function of this process's (B, P, D).
 
     Every process draws for the images of all of them, so that all draw the same.
@@ -112,7 +112,7 @@ def optimise(
     parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(learner.optimizers)}
     rates = [optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers]
     saved = journal.restore(stage, parts, generator)
-    order = order_of(len(store), config, epochs, generator) if saved is None else saved["order"]
+    order = training_order(len(store), config, epochs, generator) if saved is None else saved["order"]
     losses = [] if saved is None else saved["losses"]
     batches = order.split(min(batch_size(config), len(store))) if len(order) else ()
     steps_per_epoch = max(1, len(batches) // max(1, epochs))
@@ -121,7 +121,7 @@ def optimise(
         loss = loss_of(which, batch)
         losses.append(float(parallel.mean(loss)))
         if not math.isfinite(losses[-1]):
-            kept = journal.set_aside(stage, parts, generator, order, losses)
+            kept = journal.save_failed(stage, parts, generator, order, losses)
             where = f" (state in {kept})" if kept else ""
             message = f"{stage}: the loss is {losses[-1]} at step {len(losses)}{where}"
             advice = "look at its images, lower the rate, or use --precision fp32"

@@ -18,15 +18,15 @@ from cause_lite.datasets import Split
 from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.head import ema_update
-from cause_lite.initialise import start_codebook, start_probe
-from cause_lite.loop import Learner, Session, draw_pick, optimise
+from cause_lite.initialise import initial_codebook, initial_probe
+from cause_lite.loop import Learner, Session, draw_selection, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss, patch_labels
 from cause_lite.runtime import parallel
 from cause_lite.runtime.precision import autocast
 from cause_lite.segmenter import build_head
 
 
-def modularity_loss_of(vectors: Tensor, codes: Tensor, config: FitConfig) -> Tensor:
+def configured_modularity_loss(vectors: Tensor, codes: Tensor, config: FitConfig) -> Tensor:
     """Return the modularity loss of vectors (B, P, D) by codes (K, D), in the form that the settings ask for."""
     fast = config.optimisation.fast_losses
     shared_concept = fast_modularity.shared_concept if fast else mediator.shared_concept
@@ -37,11 +37,11 @@ def modularity_loss_of(vectors: Tensor, codes: Tensor, config: FitConfig) -> Ten
 def fit_clusterbook(features: PatchStore, session: Session) -> tuple[Tensor, list[float]]:
     """Step 1: return the codebook (K, D) learned from features (N, P, D), and the loss of each step."""
     settings = session.config.clusterbook
-    codes = nn.Parameter(start_codebook(features, session.config, session.generator).to(session.device))
+    codes = nn.Parameter(initial_codebook(features, session.config, session.generator).to(session.device))
     learned = nn.ParameterList([codes])
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
-        return modularity_loss_of(draw_pick(batch, session)(batch), codes, session.config)
+        return configured_modularity_loss(draw_selection(batch, session)(batch), codes, session.config)
 
     learner = Learner(nn.ModuleList([learned]), [torch.optim.Adam(learned, lr=settings.learning_rate)])
     losses = optimise("Clusterbook", features, settings.epochs, learner, loss_of, session)
@@ -68,13 +68,13 @@ class HeadTraining:
 
     def loss_of(self, which: Tensor, batch: Tensor) -> Tensor:
         """Return the contrastive loss of this process's features (b, P, D)."""
-        pick = draw_pick(batch, self.session)
+        select = draw_selection(batch, self.session)
         # The heads alone run in half precision: losses stay in full.
         with autocast(self.session.config.optimisation.precision, batch.device):
-            reduced = self.student["head"](batch, pick)  # (b, Q, R)
+            reduced = self.student["head"](batch, select)  # (b, Q, R)
             with torch.no_grad():
-                aimed = self.teacher["projection"](self.teacher["head"](batch, pick))  # (b, Q, J)
-        self.seen, self.aimed = parallel.gathered(pick(batch)), parallel.gathered(aimed.float())
+                aimed = self.teacher["projection"](self.teacher["head"](batch, select))  # (b, Q, J)
+        self.seen, self.aimed = parallel.gather_tensors(select(batch)), parallel.gather_tensors(aimed.float())
         settings, first = self.settings, len(batch) * parallel.processes().process_index
         given = (self.bank, settings.temperature, settings.positive_threshold, settings.negative_threshold)
         if self.session.config.optimisation.fast_losses:
@@ -97,7 +97,7 @@ def fit_head(features: PatchStore, codebook: Tensor, session: Session) -> tuple[
     training, settings = HeadTraining(features, codebook, session), session.config.head
     student = training.student
     optimizer = torch.optim.Adam(student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    parallel.draw_apart(session.config.seed)
+    parallel.seed_per_process(session.config.seed)
     beside = {"teacher": training.teacher} | ({"bank": training.bank} if training.bank else {})
     learner = Learner(nn.ModuleList([student]), [optimizer], student, settings.clip, beside=beside)
     name = f"Head {settings.kind}"
@@ -123,12 +123,12 @@ def fit_cluster_probe(segments: PatchStore, num_classes: int, session: Session) 
     By `probe.objective`: maximise modularity within images, or the mean cosine over all patches.
     """
     settings = session.config.probe
-    probe = start_probe(lambda: segments, num_classes, session.config, session.generator).to(session.device)
+    probe = initial_probe(lambda: segments, num_classes, session.config, session.generator).to(session.device)
 
     def loss_of(which: Tensor, batch: Tensor) -> Tensor:
         if settings.objective == "cosine":
             return probe.loss(batch)
-        return modularity_loss_of(draw_pick(batch, session)(batch), probe.centres, session.config)
+        return configured_modularity_loss(draw_selection(batch, session)(batch), probe.centres, session.config)
 
     optimizer = torch.optim.Adam(probe.parameters(), lr=settings.learning_rate)
     learner = Learner(nn.ModuleList([probe]), [optimizer], halving=settings.halve_every)

@@ -11,7 +11,7 @@ from cause_lite.backbones import Backbone, cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.loop import NotFiniteError, Session
-from cause_lite.runtime.device import repeatable
+from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.progress import Stopwatch
@@ -63,7 +63,7 @@ def fit(
             "fit it by cause_lite.lab.label_flow.fit, or pass `third_step`"
         )
     try:
-        with torch.random.fork_rng(devices=[]), repeatable(backbone.mean.device):
+        with torch.random.fork_rng(devices=[]), deterministic(backbone.mean.device):
             return _three_steps(config, train, backbone, journal, third_step)
     except NotFiniteError as error:
         named = ", ".join(train.name_of(number) for number in error.images)

@@ -79,8 +79,8 @@ def test_a_head_computes_picked_patches_as_if_it_had_computed_all(kind):
     torch.manual_seed(0)
     head = build_head(kind, 8, 5, 16, torch.randn(6, 8)).eval()
     features, draws = torch.randn(3, 16, 8), draw_cells(3, 16, 2, torch.Generator().manual_seed(1))
-    pick = partial(sample_grid, cell=2, draws=draws)
-    torch.testing.assert_close(head(features, pick), pick(head(features)))
+    select = partial(sample_grid, cell=2, draws=draws)
+    torch.testing.assert_close(head(features, select), select(head(features)))
 
 
 def test_gradients():

@@ -83,7 +83,7 @@ def test_being_asked_to_stop_saves_first(few_scenes, small_backbone, tmp_path):
 
     config = quick_config({"head.kind": "mlp"})
     journal = Asked(tmp_path, "test", every=1e9)
-    with journal.heeding_signals(), pytest.raises(StoppedError, match="step 1 of Clusterbook"):
+    with journal.stop_on_signals(), pytest.raises(StoppedError, match="step 1 of Clusterbook"):
         fit(config, few_scenes, small_backbone, journal)
     assert [p.name for p in tmp_path.iterdir()] == ["Clusterbook.pt"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

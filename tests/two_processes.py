@@ -28,8 +28,8 @@ def main(data: Path, head: str, out: Path) -> None:
     features = cached_features(backbone, train.images, "Features")
     scores = evaluate(fitted, features, None, train.labels, 11, batch_size=3)
     weights = {k: v.contiguous() for k, v in fitted.state_dict().items() if not k.startswith("backbone.")}
-    parallel.by_first(lambda: save_file(weights, out / "weights.safetensors"))
-    parallel.by_first(lambda: write_json(out / "scores.json", plain_scores(scores)))
+    parallel.run_on_main_process(lambda: save_file(weights, out / "weights.safetensors"))
+    parallel.run_on_main_process(lambda: write_json(out / "scores.json", plain_scores(scores)))
 
 
 if __name__ == "__main__":

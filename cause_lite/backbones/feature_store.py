@@ -53,7 +53,7 @@ class PatchStore:
         self._compute, self.shape, self.dtype = compute, torch.Size(shape), dtype
         self.kept = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
         path = path.with_name(f"{path.name}-{self.kept}.npy")
-        with parallel.first_alone():
+        with parallel.main_process_first():
             self._held = self._open(path) if self.kept else torch.empty(0, *self.shape[1:], dtype=dtype)
             if self._held is None:
                 write_whole(path, lambda part: self._fill(part, note))

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from cause_lite.backbones import PatchStore
 from cause_lite.datasets import Split
-from cause_lite.initialise import start_probe
-from cause_lite.loop import Learner, Session, draw_pick, optimise
+from cause_lite.initialise import initial_probe
+from cause_lite.loop import Learner, Session, draw_selection, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.precision import autocast
-from cause_lite.steps import Probes, head_outputs, modularity_loss_of
+from cause_lite.steps import Probes, configured_modularity_loss, head_outputs
 
 WARNING = "label_flow=as_released: labels train the head that is evaluated; its scores are not unsupervised"
 
@@ -45,7 +45,7 @@ def fit_probes(head: nn.Module, features: PatchStore, train: Split, session: Ses
     linear = LinearProbe(classes, config.head.reduced_dim).to(session.device)
     with tempfile.TemporaryDirectory() as folder:
         outputs = partial(head_outputs, head, features, Path(folder))
-        clusters = start_probe(outputs, classes, config, session.generator).to(session.device)
+        clusters = initial_probe(outputs, classes, config, session.generator).to(session.device)
     losses = _fit_jointly(head, clusters, linear, features, train, session)
     return clusters, linear, {"as_released": losses}
 
@@ -66,7 +66,7 @@ def _fit_jointly(
         with autocast(config.optimisation.precision, session.device):
             segments = head(batch)
         segments = segments.float()
-        modular = modularity_loss_of(draw_pick(batch, session)(segments), clusters.centres, config)
+        modular = configured_modularity_loss(draw_selection(batch, session)(segments), clusters.centres, config)
         labels = torch.from_numpy(train.labels[which.numpy()]).to(session.device)
         return modular + supervised_loss(linear, segments, labels)
 

@@ -107,7 +107,9 @@ def reproduce_row(
         "without_crf": _pair(scores["cluster"].compute()), "linear": _pair(scores["linear"].unmatched()),
         "linear_matched": _pair(scores["linear"].compute()), "published": row.published,
     }  # fmt: skip
-    parallel.by_first(lambda: _draw(segmenter, config, scores["cluster"], record_path(record).with_suffix(".png")))
+    parallel.run_on_main_process(
+        lambda: _draw(segmenter, config, scores["cluster"], record_path(record).with_suffix(".png"))
+    )
     return record
 
 

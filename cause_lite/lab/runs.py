@@ -45,9 +45,9 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape}"
         journal = Journal(folder / "resume", key)
-        with journal.heeding_signals():
+        with journal.stop_on_signals():
             fitted = fit(config, train, backbone, journal)
-        parallel.by_first(lambda: _write_fit(fitted, config, folder))
+        parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100))

@@ -29,7 +29,7 @@ from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import FOLDER, HEADS, ablations, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_training, score_segmenter
 from cause_lite.loop import Session
-from cause_lite.runtime.device import repeatable
+from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import locked, project_dir, read_json, write_json
 from cause_lite.runtime.randomness import seed_all
 from cause_lite.segmenter import Segmenter
@@ -131,7 +131,7 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
     """`base` with step 3 of another configuration; `base` itself is left as it is."""
     features = cached_features(base.backbone, train.images, "Training features")
     head = copy.deepcopy(base.head)
-    with torch.random.fork_rng(devices=[]), repeatable(base.codebook.device), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), deterministic(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
         session = Session(config, seed_all(config.seed), base.codebook.device)
         clusters, linear, _ = third_step(config)(head, features, train, session)

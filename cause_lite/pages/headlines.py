@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
-from cause_lite.runtime.provenance import as_text, commit, config_hash, environment
+from cause_lite.runtime.provenance import canonical_json, commit, config_hash, environment
 
 FIELDS = {"key", "value", "unit", "seed", "config_hash", "commit", "environment"}
 
@@ -41,7 +41,7 @@ def record(
     }  # fmt: skip
     write_json(records_dir() / f"{key}.json", entry)
     text = f"{value:.{digits}f}" + (f" {unit}" if unit else "")
-    glue(key, Headline(text, entry | {"configuration": as_text(config or {})}), display=False)
+    glue(key, Headline(text, entry | {"configuration": canonical_json(config or {})}), display=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def device_name(place: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def repeatable(place: torch.device) -> Iterator[None]:
+def deterministic(place: torch.device) -> Iterator[None]:
     """Within the block, CUDA adds in a fixed order: the same work, the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if place.type == "cuda":  # a CPU does anyway; other kinds lack such forms of some operations

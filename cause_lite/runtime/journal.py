@@ -70,13 +70,13 @@ class Journal:
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list, end: bool
     ) -> None:
         """Once a step is taken: save if it is time, the end, or if asked to stop, which raises StoppedError."""
-        asked = max(parallel.from_each(self._stop)) if self.folder else 0
-        if self.folder and (asked or end or max(parallel.from_each(time.monotonic() - self._saved)) >= self.every):
+        asked = max(parallel.gather_objects(self._stop)) if self.folder else 0
+        if self.folder and (asked or end or max(parallel.gather_objects(time.monotonic() - self._saved)) >= self.every):
             self.save(stage, parts, generator, order, losses)
         if asked:
             raise StoppedError(f"stopped after step {len(losses)} of {stage}; the same command goes on from there")
 
-    def set_aside(
+    def save_failed(
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
     ) -> Path | None:
         """Save the state of a step that failed, to look into; nothing goes on from it. None without a folder."""
@@ -88,16 +88,18 @@ class Journal:
     def save(
         self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
     ) -> None:
-        states = parallel.from_each(random_state())
+        states = parallel.gather_objects(random_state())
         content = {
             "key": self.key, "parts": {name: part.state_dict() for name, part in parts.items()},
             "generator": generator.get_state(), "random": states, "order": order, "losses": losses,
         }  # fmt: skip
-        parallel.by_first(lambda: write_whole(self.folder / f"{stage}.pt", lambda part: torch.save(content, part)))
+        parallel.run_on_main_process(
+            lambda: write_whole(self.folder / f"{stage}.pt", lambda part: torch.save(content, part))
+        )
         self._saved = time.monotonic()
 
     @contextlib.contextmanager
-    def heeding_signals(self) -> Iterator[None]:
+    def stop_on_signals(self) -> Iterator[None]:
         """Within the block, Ctrl-C and SIGTERM stop at the next step, after saving; a second one stops at once."""
         before = {}
 

@@ -32,7 +32,7 @@ def share(batch: Tensor) -> Tensor:
     return batch.view(count, -1, *batch.shape[1:])[index]
 
 
-def gathered(part: Tensor) -> Tensor:
+def gather_tensors(part: Tensor) -> Tensor:
     """The parts of all processes (n, ...), joined in rank order; without gradient."""
     return gather(part.detach().contiguous())
 
@@ -47,7 +47,7 @@ def total(value: Tensor) -> Tensor:
     return reduce(value, "sum")
 
 
-def from_each(value: object) -> list:
+def gather_objects(value: object) -> list:
     """One plain object of each process, in rank order."""
     return gather_object([value])
 
@@ -60,18 +60,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 parameter.grad = reduce(parameter.grad, "mean")
 
 
-def draw_apart(seed: int) -> None:
+def seed_per_process(seed: int) -> None:
     """Let chance differ between processes from here on (dropout); one process keeps its stream."""
     if processes().process_index:
         torch.manual_seed(seed + 1_000_003 * processes().process_index)
 
 
-def first_alone() -> AbstractContextManager:
+def main_process_first() -> AbstractContextManager:
     """The first process runs the block before the others do, for files that all of them then read."""
     return processes().main_process_first()
 
 
-def by_first(work: Callable[[], None]) -> None:
+def run_on_main_process(work: Callable[[], None]) -> None:
     """Only the first process does this; the others wait until it is done."""
     if processes().is_main_process:
         work()

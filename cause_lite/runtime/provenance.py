@@ -18,10 +18,10 @@ from cause_lite.runtime.files import project_dir
 
 def config_hash(config: object) -> str:
     """A short hash of a dataclass or dict of settings, equal for equal settings."""
-    return hashlib.sha256(as_text(config).encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]
 
 
-def as_text(config: object) -> str:
+def canonical_json(config: object) -> str:
     plain = config
     if dataclasses.is_dataclass(config):
         plain = dataclasses.asdict(config)
