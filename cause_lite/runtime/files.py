@@ -1,103 +1,116 @@
-"""Files that are whole or absent, and errors that a reader can act on."""
+"""Write files that are whole or absent, read them with errors that a reader can act on, and name the folders."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pooch
+import platformdirs
 import psutil
+from filelock import FileLock, Timeout
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do; the command line prints it as one line."""
+    """An error whose message says what was wrong, where, and what to do; the command line prints it as one line."""
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: `$CAUSE_CACHE`, or the user's cache folder."""
-    folder = Path(os.environ.get("CAUSE_CACHE") or pooch.os_cache("cause-lite"))
+    """Return the folder for what can be made again, created if absent: `$CAUSE_CACHE`, or one in the user's cache."""
+    folder = Path(os.environ.get("CAUSE_CACHE") or platformdirs.user_cache_dir("cause-lite"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def data_dir() -> Path:
-    """Where data sets lie, and are downloaded to: `$CAUSE_DATA`, or a folder of the cache."""
+    """Return the folder of data sets, which downloads go to as well: `$CAUSE_DATA`, or one in the cache."""
     return Path(os.environ.get("CAUSE_DATA") or cache_dir() / "data")
 
 
 def project_dir() -> Path:
-    """The folder that holds `data/`: the checkout, or the installed package."""
-    here = Path(__file__).resolve().parents[1]
-    return here if (here / "data").is_dir() else here.parent
+    """Return the folder that holds `data/`: the checkout, or the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    return package if (package / "data").is_dir() else package.parent
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file or folder beside `path`, then rename it: readers see all or nothing.
 
-    Raises UserError when the disk refuses the write; nothing is left behind then.
+    Raises
+    ------
+    UserError
+        When the disk refuses the write; nothing is left behind then.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path)
-        write(part)
+        write(temporary)
         try:
-            os.replace(part, path)
+            os.replace(temporary, path)
         except OSError:
-            if not (part.is_dir() and path.is_dir()):  # else another process made the same folder meanwhile
+            if not (temporary.is_dir() and path.is_dir()):  # else another process made the same folder meanwhile
                 raise
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); free space or name another folder"
         ) from error
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_orphans(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left beside it."""
+    """Remove the temporary files of `path` whose processes were killed while they wrote."""
     start, end = f".{path.stem}.", f".part{path.suffix}"
     for other in path.parent.iterdir():
         if other.name.startswith(start) and other.name.endswith(end):
-            number = other.name[len(start) : -len(end)]
-            if number.isdigit() and not psutil.pid_exists(int(number)):
+            process = other.name[len(start) : -len(end)]
+            if process.isdigit() and not psutil.pid_exists(int(process)):
                 shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder (made if absent) for this process alone; the lock goes with the process, however it ends.
+    """Keep other processes out of a folder within the block; the folder is created if absent.
 
-    Raises UserError when another process holds it, unless it is to `wait` for its turn, or it cannot be written.
+    The lock goes with the process, however it ends. With `wait`, the block starts once the folder is free.
+
+    Raises
+    ------
+    UserError
+        When another process holds the lock and it is not to `wait`, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise UserError(f"{folder}: another process is writing there; wait or name another folder") from error
+        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
             yield
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is writing there; wait or name another folder") from error
     except OSError as error:
         raise UserError(f"{folder}: could not be written ({error.strerror or error}); name another folder") from error
 
 
 def write_json(path: Path, content: object) -> None:
+    """Write plain content as JSON with sorted keys, whole or not at all, as `write_whole` does."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises UserError naming the file when it is absent or damaged."""
+    """Return the JSON object that a file holds.
+
+    Raises
+    ------
+    UserError
+        Naming the file, when it is absent, damaged or holds something else.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -105,14 +118,17 @@ def read_json(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error}); restore it or delete it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__} where an object is expected")
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected an object")
     return content
 
 
 def read_torch(path: Path) -> object:
-    """Tensors and plain values from a file that `torch.save` wrote; nothing in it is executed.
+    """Return the tensors and plain values of a file that `torch.save` wrote; nothing in it is executed.
 
-    Raises UserError naming the file when it is absent, damaged, or holds anything else.
+    Raises
+    ------
+    UserError
+        Naming the file, when it is absent, damaged, or holds anything else.
     """
     import torch
 
