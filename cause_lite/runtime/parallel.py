@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -17,14 +18,17 @@ from cause_lite.runtime.files import UserError
 
 
 def processes() -> PartialState:
-    """This process among all (`num_processes`, `process_index`); gloo without a GPU, NCCL with one."""
+    """Return this process among all (`num_processes`, `process_index`); gloo without a GPU, NCCL with one."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def share(batch: Tensor) -> Tensor:
-    """This process's part of a batch: one of `num_processes` equal runs of rows, by rank.
+    """Return this process's rows of a batch: one of `num_processes` equal runs, in the order of processes.
 
-    Raises UserError when the batch does not divide.
+    Raises
+    ------
+    UserError
+        When the batch does not divide.
     """
     count, index = processes().num_processes, processes().process_index
     if len(batch) % count:
@@ -32,24 +36,24 @@ def share(batch: Tensor) -> Tensor:
     return batch.view(count, -1, *batch.shape[1:])[index]
 
 
-def gather_tensors(part: Tensor) -> Tensor:
-    """The parts of all processes (n, ...), joined in rank order; without gradient."""
-    return gather(part.detach().contiguous())
+def gather_tensors(rows: Tensor) -> Tensor:
+    """Return the rows (n, ...) of all processes, in the order of processes, without gradient."""
+    return gather(rows.detach().contiguous())
+
+
+def gather_objects(value: object) -> list[Any]:
+    """Return the plain objects that each process passes, in the order of processes."""
+    return gather_object([value])
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over processes."""
+    """Return the mean over processes, without gradient."""
     return reduce(value.detach(), "mean")
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over processes."""
+    """Return the sum over processes."""
     return reduce(value, "sum")
-
-
-def gather_objects(value: object) -> list:
-    """One plain object of each process, in rank order."""
-    return gather_object([value])
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -61,18 +65,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def seed_per_process(seed: int) -> None:
-    """Let chance differ between processes from here on (dropout); one process keeps its stream."""
+    """Give every process but the first a random state of its own, for dropout; the first keeps its state."""
     if processes().process_index:
         torch.manual_seed(seed + 1_000_003 * processes().process_index)
 
 
-def main_process_first() -> AbstractContextManager:
-    """The first process runs the block before the others do, for files that all of them then read."""
+def main_process_first() -> AbstractContextManager[None]:
+    """Run the block in the first process before the others, for files that it writes and all of them read."""
     return processes().main_process_first()
 
 
-def run_on_main_process(work: Callable[[], None]) -> None:
-    """Only the first process does this; the others wait until it is done."""
+def run_on_main_process(work: Callable[[], object]) -> None:
+    """Run `work` in the first process alone; the others wait until it is done."""
     if processes().is_main_process:
         work()
     processes().wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, and nothing where nobody watches (pipes, notebooks, the book's build)."""
+"""Show progress bars on a terminal, and nothing in pipes, notebooks and the book's build; time stages."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from rich.progress import track as rich_track
 Item = TypeVar("Item")
 
 
-def _watched() -> tuple[Console, bool]:
-    """The console for bars, and whether somebody sees it; a notebook's stream calls itself a terminal."""
+def _bar_console() -> tuple[Console, bool]:
+    """Return the console for bars, and whether to show them on it."""
     console = Console(stderr=True, force_jupyter=False)
+    # A notebook's stream says that it is a terminal.
     return console, console.is_terminal and "ipykernel" not in sys.modules
 
 
 def track(items: Iterable[Item], note: str, total: int | None = None) -> Iterator[Item]:
-    """The items, with a bar that goes away when they are done."""
-    console, watched = _watched()
-    return rich_track(items, note, total=total, console=console, transient=True, disable=not watched)
+    """Yield the items beside a bar named `note`, which goes away when they are done."""
+    console, visible = _bar_console()
+    yield from rich_track(items, note, total=total, console=console, transient=True, disable=not visible)
 
 
 def bar() -> Progress:
-    """A bar to be updated by hand, as a context manager."""
-    console, watched = _watched()
-    return Progress(console=console, disable=not watched)
+    """Return a bar to be updated by hand, as a context manager."""
+    console, visible = _bar_console()
+    return Progress(console=console, disable=not visible)
 
 
 class Stopwatch:
-    """Seconds between laps, by name."""
+    """Measure the seconds of stages that follow each other; `laps` holds them by name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the last lap, or since the start."""
+        """Store the seconds since the last lap, or since the start, under a stage's name."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 2), now

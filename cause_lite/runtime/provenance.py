@@ -1,4 +1,4 @@
-"""Where a number comes from: the hash of its settings, the commit, the versions and the date."""
+"""Say where a number comes from: the hash of its settings, the commit, the versions and the date."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import yaml
+from pydantic import BaseModel
 
 from cause_lite.runtime.device import choose_device, device_name
 from cause_lite.runtime.files import project_dir
 
 
 def config_hash(config: object) -> str:
-    """A short hash of a dataclass or dict of settings, equal for equal settings."""
+    """Return a short hash of a dataclass, model or dict of settings, equal for equal settings."""
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]
 
 
 def canonical_json(config: object) -> str:
+    """Return settings as JSON with sorted keys; a value that JSON does not know becomes its text."""
     plain = config
-    if dataclasses.is_dataclass(config):
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
         plain = dataclasses.asdict(config)
-    elif hasattr(config, "model_dump"):
+    elif isinstance(config, BaseModel):
         plain = config.model_dump()
     return json.dumps(plain, sort_keys=True, default=str)
 
 
 def environment() -> dict[str, str]:
-    """Versions and machine kind: what a number may depend on beside its configuration."""
+    """Return the versions and the kind of machine: what a number may depend on beside its configuration."""
     packages = {name: version(name) for name in ("torch", "timm", "numpy", "scipy", "scikit-learn")}
-    place = choose_device("auto")
-    accelerator = {} if place.type == "cpu" else {"accelerator": device_name(place)}
+    device = choose_device("auto")
+    accelerator = {} if device.type == "cpu" else {"accelerator": device_name(device)}
     system = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
     return packages | accelerator | system
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout.
+    """Return the checkout's commit, with `+` when tracked files differ from it; `unknown` outside a checkout.
 
-    Records do not count: a long measurement writes them as it goes.
+    Changed records do not count: a long measurement writes them as it goes.
     """
 
     def git(*words: str) -> str:
@@ -58,9 +60,10 @@ def commit() -> str:
 
 
 def repository() -> str:
-    """The address of the public repository, as the book's configuration gives it."""
+    """Return the address of the public repository, as the book's configuration gives it."""
     return yaml.safe_load((project_dir() / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
 
 def now() -> str:
+    """Return the date and time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +16,33 @@ def seed_all(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draw_seed(generator: torch.Generator) -> int:
+    """Draw a seed for a library that has a random state of its own."""
+    return int(torch.randint(2**31 - 1, (1,), generator=generator))
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[torch.Generator]:
-    """Seed everything within the block; put the global state back after it."""
+    """Seed every draw within the block; restore the global state after it."""
     with torch.random.fork_rng(devices=[]):
         yield seed_all(seed)
 
 
 def random_state() -> dict[str, Tensor]:
     """Return the state of torch's global generators, by kind of device."""
-    return {"cpu": torch.get_rng_state()} | {kind: module.get_rng_state() for kind, module in _accelerator()}
+    return {"cpu": torch.get_rng_state()} | {kind: module.get_rng_state() for kind, module in _accelerators()}
 
 
 def restore_random_state(state: dict[str, Tensor]) -> None:
-    """Put back what `random_state` returned, for the kinds of device that are there."""
+    """Restore what `random_state` returned, for the kinds of device that this machine has."""
     torch.set_rng_state(state["cpu"])
-    for kind, module in _accelerator():
+    for kind, module in _accelerators():
         if kind in state:
             module.set_rng_state(state[kind])
 
 
-def _accelerator() -> Iterator[tuple[str, object]]:
-    """Yield the kind of accelerator that is there and torch's module for it, if one is."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        yield kind, torch.get_device_module(kind)
+def _accelerators() -> Iterator[tuple[str, Any]]:
+    """Yield the kind of this machine's accelerator and torch's module for it; nothing where there is none."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        yield accelerator.type, torch.get_device_module(accelerator)
