@@ -60,11 +60,9 @@ class HeadConfig(Settings):
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> HeadConfig:
-        if self.negative_threshold > self.positive_threshold:
-            raise ValueError(
-                f"negative_threshold {self.negative_threshold} must not be above positive_threshold "
-                f"{self.positive_threshold}"
-            )
+        low, high = self.negative_threshold, self.positive_threshold
+        if low > high:
+            raise ValueError(f"negative_threshold {low} must not be above positive_threshold {high}")
         return self
 
 
@@ -74,8 +72,8 @@ class ProbeConfig(Settings):
     init: Literal["uniform", "kmeans"] = "uniform"  # release: noise
     objective: Literal["modularity", "cosine"] = "modularity"  # release, fine_tuning_*.py
     epochs: Count = 5  # release, fine_tuning_*.py: 5 (TR), 1 (MLP)
-    learning_rate: Rate = 4e-3  # of the cluster probe
-    linear_rate: Rate = 4e-3  # of the linear probe
+    learning_rate: Rate = 4e-3  # of the cluster probe; release: 1e-3 x 4 GPUs
+    linear_rate: Rate = 4e-3  # of the linear probe; release: 1e-3 x 4 GPUs
     halve_every: Positive | None = 2  # epochs after which rates halve; None: never; release: 2
     label_flow: Literal["clean", "as_released"] = "clean"  # as_released: labels train the head that is evaluated
 

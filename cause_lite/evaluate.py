@@ -1,4 +1,4 @@
-"""From features to numbers: predict, refine, match, score."""
+"""Predict a split, refine the prediction, and score it."""
 
 from __future__ import annotations
 
@@ -6,52 +6,68 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore
+from cause_lite.datasets.images import Lazy
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel
 from cause_lite.segmenter import Segmenter
 
-
-def predict_clusters(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) -> Tensor:
-    """Head maps (B, R, h, w) -> the cluster of each pixel (B, H, W)."""
-    return segmenter.similarities(maps, size).argmax(1)
+Refinement = Callable[[Tensor, np.ndarray], Tensor]  # cosines (B, n, H, W) and images (B, H, W, 3) -> clusters
 
 
-def predict_linear(maps: Tensor, segmenter: Segmenter, size: tuple[int, int]) -> Tensor:
-    """Head maps (B, R, h, w) -> the supervised linear probe's class of each pixel (B, H, W)."""
+def predict_linear(maps: Float[Tensor, "b r h w"], segmenter: Segmenter, size: tuple[int, int]) -> Int[Tensor, "b x y"]:
+    """Return the supervised linear probe's class of each pixel, upsampled to `size`."""
     logits = segmenter.linear_probe(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)
 
 
 @torch.no_grad()
 def evaluate(
-    segmenter: Segmenter, features: PatchStore | Tensor, mirrored: PatchStore | Tensor | None,
-    labels: np.ndarray, num_classes: int,
-    refine: Callable[[Tensor, np.ndarray], Tensor] | None = None, images: np.ndarray | None = None,
+    segmenter: Segmenter,
+    features: PatchStore | Tensor,
+    mirrored: PatchStore | Tensor | None,
+    labels: np.ndarray | Lazy,
+    num_classes: int,
+    refine: Refinement | None = None,
+    images: np.ndarray | Lazy | None = None,
     batch_size: int = 20,
-) -> dict[str, ClusterMetrics]:  # fmt: skip
-    """Score a split: features (N, P, D), of the mirror images too or None, labels (N, H, W).
+) -> dict[str, ClusterMetrics]:
+    """Score a split; processes share the batches.
 
-    Returns metrics named `cluster` (matched by the Hungarian method over the whole split), `linear`
-    (the probe's classes as they are) and, with `refine` and `images`, `crf`. Processes share the batches.
+    Parameters
+    ----------
+    features, mirrored
+        Features (N, P, D) of the images, and of their mirror images, whose head outputs are averaged; or None.
+    labels
+        Classes (N, H, W), -1 where a pixel does not count.
+    refine, images
+        A refinement such as a CRF and the images (N, H, W, 3) that it needs, both or neither.
+
+    Returns
+    -------
+    dict
+        Metrics named `cluster` (to be matched over the whole split), `linear` (the linear probe's classes, a
+        diagnostic) and, with a refinement, `crf`.
     """
     device = segmenter.codebook.device
     names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")
     scores = {name: ClusterMetrics(num_classes).to(device) for name in names}
-    mine = slice(parallel.processes().process_index, None, parallel.processes().num_processes)
-    for start in range(0, len(features), batch_size)[mine]:
-        part = slice(start, start + batch_size)
-        views = (None if view is None else view[part].to(device) for view in (features, mirrored))
-        maps = segmenter.segment_features(*views)
-        target = torch.from_numpy(labels[part]).to(device)
-        similar = segmenter.similarities(maps, target.shape[1:])
+    process = parallel.processes()
+    for start in range(0, len(features), batch_size)[process.process_index :: process.num_processes]:
+        rows = slice(start, start + batch_size)
+        mirror = None if mirrored is None else mirrored[rows].to(device)
+        maps = segmenter.segment_features(features[rows].to(device), mirror)
+        target = torch.from_numpy(labels[rows]).to(device)
+        size = (target.shape[1], target.shape[2])
+        similar = segmenter.similarities(maps, size)
         scores["cluster"].update(similar.argmax(1), target)
-        scores["linear"].update(predict_linear(maps, segmenter, target.shape[1:]), target)
-        if refine:
-            scores["crf"].update(refine(similar, images[part]).to(device), target)
+        scores["linear"].update(predict_linear(maps, segmenter, size), target)
+        if refine and images is not None:
+            scores["crf"].update(refine(similar, images[rows]).to(device), target)
     for score in scores.values():
         score.confusion = parallel.total(score.confusion)
     return scores

@@ -7,36 +7,47 @@ segment feature follows the concept and not the image it came from.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite.mediator import quantize
 
 
-class ConceptBank:
+class BankKeys(NamedTuple):
+    """What a loss reads of a bank: unit vectors, the rows of them that count, and the concept of each such row."""
+
+    vectors: Float[Tensor, "v j"]
+    rows: Int[Tensor, " m"]
+    concepts: Int[Tensor, " m"]
+
+
+class ConceptBank(nn.Module):
     """The latest `capacity` teacher projections of each concept, in one preallocated ring buffer.
 
-    `vectors` (K * capacity, J) hold unit vectors, zero where nothing is stored yet; `filled` (K,)
-    counts what each concept holds, `cursor` (K,) is where its next vector goes.
+    `vectors` (K * capacity, J) holds unit vectors, zero where nothing is stored yet; `filled` (K,) counts the
+    stored vectors of each concept, and `cursor` (K,) is the place of its next one.
     """
 
+    vectors: Tensor
+    filled: Tensor
+    cursor: Tensor
+
     def __init__(self, num_concepts: int, dim: int, capacity: int = 100, device: torch.device | str = "cpu") -> None:
+        super().__init__()
         self.num_concepts, self.capacity = num_concepts, capacity
-        self.vectors = torch.zeros(num_concepts * capacity, dim, device=device)
-        self.filled = torch.zeros(num_concepts, dtype=torch.long, device=device)
-        self.cursor = torch.zeros(num_concepts, dtype=torch.long, device=device)
+        self.register_buffer("vectors", torch.zeros(num_concepts * capacity, dim, device=device))
+        self.register_buffer("filled", torch.zeros(num_concepts, dtype=torch.long, device=device))
+        self.register_buffer("cursor", torch.zeros(num_concepts, dtype=torch.long, device=device))
 
-    def rows(self) -> Int[Tensor, " m"]:
-        """The rows of `vectors` that hold something; row // capacity is its concept."""
+    def keys(self) -> BankKeys:
+        """Return the stored vectors, not copied, as keys of a loss."""
         slot = torch.arange(self.capacity, device=self.filled.device)
-        return (slot < self.filled[:, None]).flatten().nonzero()[:, 0]
-
-    def contents(self) -> tuple[Float[Tensor, "m j"], Int[Tensor, " m"]]:
-        """All stored vectors and the concept of each."""
-        rows = self.rows()
-        return self.vectors[rows], rows // self.capacity
+        rows = (slot < self.filled[:, None]).flatten().nonzero()[:, 0]
+        return BankKeys(self.vectors, rows, rows // self.capacity)
 
     @torch.no_grad()
     def update(
@@ -44,27 +55,35 @@ class ConceptBank:
     ) -> None:
         """Store a random `share` of each concept's new vectors, dropping its oldest beyond capacity.
 
-        int(share * n) of n are kept: at a half, as released, a concept met once leaves nothing behind.
+        int(share * n) of n are stored: at a half, as released, a concept met once leaves nothing behind.
         """
         shuffled = torch.randperm(len(vectors), generator=generator).to(concepts.device)
         order = shuffled[torch.argsort(concepts[shuffled], stable=True)]
         concept = concepts[order]
         counts = torch.bincount(concept, minlength=self.num_concepts)
         rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concept]
-        kept = rank < (counts * share).long().clamp(max=self.capacity)[concept]
-        order, concept, rank = order[kept], concept[kept], rank[kept]
+        stored = rank < (counts * share).long().clamp(max=self.capacity)[concept]
+        order, concept, rank = order[stored], concept[stored], rank[stored]
         slot = concept * self.capacity + (self.cursor[concept] + rank) % self.capacity
         self.vectors[slot] = F.normalize(vectors[order], dim=-1).to(self.vectors.dtype)
         new = torch.bincount(concept, minlength=self.num_concepts)
         self.cursor = (self.cursor + new) % self.capacity
         self.filled = (self.filled + new).clamp(max=self.capacity)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"vectors": self.vectors, "filled": self.filled, "cursor": self.cursor}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, held in self.state_dict().items():
-            held.copy_(state[name])
+Bank = ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]]
+
+
+def bank_keys(bank: Bank | None) -> BankKeys | None:
+    """Return the keys of a ConceptBank, or of vectors and their concepts; None where there are none."""
+    if bank is None:
+        return None
+    if isinstance(bank, tuple):
+        vectors, concepts = bank
+        keys = BankKeys(F.normalize(vectors, dim=-1), torch.arange(len(vectors), device=vectors.device), concepts)
+    else:
+        keys = bank.keys()
+    return keys if len(keys.rows) else None
 
 
 def concept_contrastive_loss(
@@ -72,7 +91,7 @@ def concept_contrastive_loss(
     codebook: Float[Tensor, "k d"],
     projected: Float[Tensor, "b p j"],
     projected_teacher: Float[Tensor, "n p j"],
-    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
+    bank: Bank | None = None,
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
@@ -81,7 +100,7 @@ def concept_contrastive_loss(
     """Return the concept-wise InfoNCE of student anchors against teacher patches of the batch, and of the bank.
 
     Two patches are positives where the cosine of their concepts exceeds `positive_threshold`, negatives where it is
-    below `negative_threshold`, and are ignored otherwise. With a bank that holds something, the loss is the mean of
+    below `negative_threshold`, and are ignored otherwise. With a bank that stores vectors, the loss is the mean of
     the loss against the batch and the loss against the bank.
 
     Parameters
@@ -99,23 +118,22 @@ def concept_contrastive_loss(
     temperature, positive_threshold, negative_threshold
         Above 0; cosines in -1..1.
     first
-        Where several processes share a batch, `features` and `projected_teacher` hold the images of all of them and
-        `projected` those from number `first` on. The mean over processes is the loss of the whole batch.
+        Where several processes share a batch, `features` and `projected_teacher` hold the images of all processes,
+        and `projected` those from number `first` on. The mean over processes is the loss of the whole batch.
     """
     concept = quantize(features, codebook)[1]  # (N, P)
     unit = F.normalize(codebook.detach(), dim=-1)
-    alike = unit @ unit.T  # (K, K), cosines of concepts
-    mine = alike[concept[first : first + len(projected)].flatten()]  # (B P, K)
-    keys = projected_teacher.detach().flatten(0, 1)  # (N P, J)
-    itself = torch.arange(len(mine), device=mine.device) + first * concept.shape[1]  # each anchor's own key
+    cosine = unit @ unit.T  # (K, K), of concepts
+    anchor_cosine = cosine[concept[first : first + len(projected)].flatten()]  # (B P, K)
+    own_key = torch.arange(len(anchor_cosine), device=cosine.device) + first * concept.shape[1]  # (B P,)
 
-    def term(keys: Tensor, key_concept: Tensor, itself: Tensor | None = None) -> Tensor:
-        near = mine[:, key_concept]  # (B P, M)
-        return info_nce(projected, keys, near > positive_threshold, near < negative_threshold, temperature, itself)
+    def term(keys: Tensor, key_concept: Tensor, own_key: Tensor | None = None) -> Tensor:
+        near = anchor_cosine[:, key_concept]  # (B P, M)
+        return info_nce(projected, keys, near > positive_threshold, near < negative_threshold, temperature, own_key)
 
-    loss = term(keys, concept.flatten(), itself)
-    vectors, rows, owners = held(bank)
-    return loss if len(rows) == 0 else (loss + term(vectors[rows], owners)) / 2
+    loss = term(projected_teacher.detach().flatten(0, 1), concept.flatten(), own_key)
+    stored = bank_keys(bank)
+    return loss if stored is None else (loss + term(stored.vectors[stored.rows], stored.concepts)) / 2
 
 
 def info_nce(
@@ -124,34 +142,20 @@ def info_nce(
     positive: Bool[Tensor, "n m"],
     negative: Bool[Tensor, "n m"],
     temperature: float,
-    itself: Int[Tensor, " n"] | None = None,
+    own_key: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean over images of the mean over anchor-positive pairs of - log(exp(s) / sum exp(s')).
 
-    s is the pair's cosine over the temperature; s' runs over the anchor's positives and negatives. `itself` is the key
+    s is the pair's cosine over the temperature; s' runs over the anchor's positives and negatives. `own_key` is the key
     that each anchor (n = B P) leaves out. An image whose anchors have no positive contributes 0.
     """
     wide = torch.promote_types(anchors.dtype, torch.float32)
-    if itself is not None:
-        positive = positive.scatter(1, itself[:, None], False)
-        negative = negative.scatter(1, itself[:, None], False)
+    if own_key is not None:
+        positive = positive.scatter(1, own_key[:, None], False)
+        negative = negative.scatter(1, own_key[:, None], False)
     unit = F.normalize(anchors.to(wide), dim=-1).flatten(0, 1)  # (B P, J)
     similarity = unit @ F.normalize(keys.to(wide), dim=-1).T / temperature  # (B P, M)
     partition = (similarity.exp() * (positive | negative)).sum(dim=1, keepdim=True)  # (B P, 1)
     pairs = (partition.clamp(min=torch.finfo(wide).tiny).log() - similarity) * positive  # (B P, M)
     per_image, count = pairs.sum(1).view(len(anchors), -1).sum(1), positive.sum(1).view(len(anchors), -1).sum(1)
     return torch.where(count > 0, per_image / count.clamp(min=1), 0).mean()
-
-
-def held(
-    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None,
-) -> tuple[Float[Tensor, "v j"], Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """Return a bank's unit vectors (not copied), the rows of them that hold something, and the concept of each row."""
-    if bank is None:
-        nothing = torch.empty(0, dtype=torch.long)
-        return torch.empty(0, 1), nothing, nothing
-    if isinstance(bank, tuple):
-        vectors, owners = bank
-        return F.normalize(vectors, dim=-1), torch.arange(len(vectors), device=vectors.device), owners
-    rows = bank.rows()
-    return bank.vectors, rows, rows // bank.capacity

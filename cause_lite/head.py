@@ -1,7 +1,7 @@
 """Step 2's segmentation heads: patch features (B, P, D) -> segment features (B, P, R), and the EMA teacher.
 
-Training looks at one patch of each cell only. `select` (B, P, D) -> (B, Q, D) names which: a head computes
-the outputs of those alone, while all patches are still attended to.
+Training looks at one patch of each cell only. `select` (B, P, D) -> (B, Q, D) takes those: a head computes
+their outputs alone, while all patches are still attended to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from cause_lite.mediator import quantize
@@ -19,6 +20,7 @@ Selection = Callable[[Tensor], Tensor]
 
 
 def all_patches(features: Tensor) -> Tensor:
+    """Select every patch."""
     return features
 
 
@@ -32,17 +34,19 @@ class TwoBranch(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "b p d"]) -> Float[Tensor, "b p r"]:
+        """Return the sum of both branches."""
         return self.linear(self.dropout(features)) + self.nonlinear(self.dropout(features))
 
 
 class MLPHead(nn.Module):
-    """CAUSE-MLP: each patch on its own; the clusterbook only picks its positives and negatives."""
+    """CAUSE-MLP: each patch on its own; the clusterbook only decides its positives and negatives."""
 
     def __init__(self, dim: int, reduced_dim: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.reduce = TwoBranch(dim, reduced_dim, dropout)
 
     def forward(self, features: Float[Tensor, "b p d"], select: Selection = all_patches) -> Float[Tensor, "b q r"]:
+        """Return the segment features of the selected patches."""
         return self.reduce(select(features))
 
 
@@ -58,9 +62,13 @@ class ConceptDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, concepts: Float[Tensor, "b p d"], position: Float[Tensor, "p d"], features: Float[Tensor, "b p d"],
-        select: Selection = all_patches,
-    ) -> Float[Tensor, "b q d"]:  # fmt: skip
+        self,
+        concepts: Float[Tensor, "b p d"],
+        position: Float[Tensor, "p d"],
+        features: Float[Tensor, "b p d"],
+        select: Selection,
+    ) -> Float[Tensor, "b q d"]:
+        """Let the selected concepts attend to all concepts, then to all features."""
         placed = concepts + position
         mixed = self.self_attention(select(placed), placed, concepts, need_weights=False)[0]
         concepts, position = select(concepts), select(position.expand_as(concepts))
@@ -78,6 +86,8 @@ class TRHead(nn.Module):
     square; at another resolution the positions are resized bilinearly.
     """
 
+    codebook: Tensor
+
     def __init__(
         self, dim: int, reduced_dim: int, num_patches: int, codebook: Float[Tensor, "k d"], dropout: float = 0.1
     ) -> None:
@@ -88,26 +98,38 @@ class TRHead(nn.Module):
         self.reduce = TwoBranch(dim, reduced_dim, dropout)
 
     def positions(self, patches: int) -> Float[Tensor, "p d"]:
-        if patches == len(self.query_position):
+        """Return the positions of a square grid of patches; warn where they must be resized."""
+        trained = len(self.query_position)
+        if patches == trained:
             return self.query_position
-        warnings.warn(
-            f"this TR head was trained on {len(self.query_position)} patches and runs on {patches}: "
-            "its positions are resized, which costs accuracy",
-            stacklevel=2,
+        message = (
+            f"this TR head was trained on {trained} patches and runs on {patches}: resized positions cost accuracy"
         )
-        trained, wanted = round(len(self.query_position) ** 0.5), round(patches**0.5)
-        grid = self.query_position.T.unflatten(1, (trained, trained))[None]
-        resized = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bilinear", align_corners=False)
-        return resized[0].flatten(1).T
+        warnings.warn(message, stacklevel=2)
+        new, old = ([round(count**0.5)] * 2 for count in (patches, trained))
+        return resample_abs_pos_embed(self.query_position[None], new, old, 0, "bilinear", antialias=False)[0]
 
     def forward(self, features: Float[Tensor, "b p d"], select: Selection = all_patches) -> Float[Tensor, "b q r"]:
+        """Return the segment features of the selected patches, from the features and their decoded concepts."""
         concepts = quantize(features, self.codebook)[0]
         decoded = self.decoder(concepts, self.positions(features.shape[1]), features, select)
         return self.reduce(select(features) + decoded)
 
 
+Head = MLPHead | TRHead
+
+
+def build_head(
+    kind: str, dim: int, reduced_dim: int, num_patches: int, codebook: Float[Tensor, "k d"], dropout: float = 0.1
+) -> Head:
+    """Return an untrained head of a kind, `mlp` or `tr`."""
+    if kind == "mlp":
+        return MLPHead(dim, reduced_dim, dropout)
+    return TRHead(dim, reduced_dim, num_patches, codebook, dropout)
+
+
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float = 0.99) -> None:
-    """teacher <- decay * teacher + (1 - decay) * student, parameter by parameter, in place."""
+    """Move the teacher towards the student in place: teacher <- decay * teacher + (1 - decay) * student."""
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
         slow.mul_(decay).add_(fast, alpha=1 - decay)

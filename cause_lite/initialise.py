@@ -1,4 +1,4 @@
-"""Where learning starts: codes of the clusterbook and centres of the cluster probe, from noise, patches or k-means."""
+"""Choose where learning starts: codes of the clusterbook, centres of the cluster probe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from cause_lite.backbones import PatchStore
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.probe import ClusterProbe
+from cause_lite.runtime.randomness import draw_seed
 
 
 def initial_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Float[Tensor, "k d"]:
-    """Return codes (K, D) before training, by `clusterbook.init`.
+    """Return the codes before training, by `clusterbook.init`.
 
-    "uniform": noise in (-1/K, 1/K), as released. "patches": unit vectors of random patches. "kmeans": k-means centres.
+    * "uniform", as released: noise in (-1/K, 1/K);
+    * "patches": random patches of the features (N, P, D), scaled to length 1;
+    * "kmeans": k-means centres of the features.
     """
     concepts, (count, patches, dim) = config.clusterbook.concepts, features.shape
     if config.clusterbook.init == "kmeans":
@@ -35,14 +38,9 @@ def initial_probe(
 ) -> ClusterProbe:
     """Return a cluster probe before training, by `probe.init`: noise ("uniform", as released) or k-means centres.
 
-    `outputs` makes the head's outputs (N, P, R), which k-means alone reads.
+    `outputs` computes the head's outputs (N, P, R), which k-means alone needs.
     """
     probe = ClusterProbe(num_classes, config.head.reduced_dim)
     if config.probe.init == "kmeans":
         probe.centres.data = patch_kmeans(outputs(), num_classes, draw_seed(generator))
     return probe
-
-
-def draw_seed(generator: torch.Generator) -> int:
-    """Draw a seed for a library that has a random state of its own."""
-    return int(torch.randint(2**31 - 1, (1,), generator=generator))

@@ -1,27 +1,29 @@
-"""The loop that all stages share: shuffled batches, one gradient step each, over processes, resumable to the bit."""
+"""Run the loop that all stages share: shuffled batches, a gradient step each, over processes, resumable to the bit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from cause_lite import mediator
-from cause_lite.backbones.feature_store import PatchStore, prefetched
+from cause_lite.backbones.feature_store import PatchStore, shares
 from cause_lite.config import FitConfig
 from cause_lite.head import Selection
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.journal import Journal, Stateful
+from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.progress import track
 
 
 class NotFiniteError(UserError):
-    """A loss is NaN or infinite; `images` are the numbers of those it was computed on."""
+    """A loss is NaN or infinite; `images` holds the numbers of the images that it was computed on."""
 
     def __init__(self, message: str, images: list[int]) -> None:
         super().__init__(message)
@@ -38,37 +40,25 @@ class Session:
     journal: Journal = field(default_factory=Journal)
 
 
-@dataclass
-class Learner:
-    """What one stage trains: modules whose gradients step, with the optimiser of each, and what else is state."""
-
-    modules: nn.ModuleList
-    optimizers: list[torch.optim.Optimizer]
-    clipped: nn.Module | None = None
-    clip: float | None = None
-    halving: int | None = None
-    beside: dict[str, Stateful] = field(default_factory=dict)
-
-
-def training_order(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Tensor:
-    """Image numbers in the order of training, (steps * batch,); each epoch's last short batch is dropped."""
+def training_order(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Draw the numbers of images in the order of training; each epoch's last short batch is dropped."""
     size = min(batch_size(config), count)
-    seen = count if config.optimisation.ddp == "averaged" else max(size, count // 4)
-    kept = seen // size * size
-    drawn = [torch.randperm(count, generator=generator)[:kept] for _ in range(epochs)]
+    images = count if config.optimisation.ddp == "averaged" else max(size, count // 4)
+    whole = images // size * size
+    drawn = [torch.randperm(count, generator=generator)[:whole] for _ in range(epochs)]
     return torch.cat(drawn) if drawn else torch.empty(0, dtype=torch.long)
 
 
 def batch_size(config: FitConfig) -> int:
     """Return the images a step, of all processes together; as released, a single process's quarter."""
-    asked = config.optimisation.batch_size
-    return asked if config.optimisation.ddp == "averaged" else max(1, asked // 4)
+    size = config.optimisation.batch_size
+    return size if config.optimisation.ddp == "averaged" else max(1, size // 4)
 
 
 def draw_selection(batch: Tensor, session: Session) -> Selection:
-    """Draw one patch of each cell; return the draw as a function of this process's (B, P, D).
+    """Draw one patch of each cell of this process's images (b, P, D); return the function that selects them.
 
-    Every process draws for the images of all of them, so that all draw the same.
+    Every process draws for the images of all processes, so that their generators stay alike.
     """
     images, cell = len(batch) * parallel.processes().num_processes, session.config.optimisation.cell
     draws = mediator.draw_cells(images, batch.shape[1], cell, session.generator)
@@ -76,85 +66,49 @@ def draw_selection(batch: Tensor, session: Session) -> Selection:
 
 
 def optimise(
-    stage: str,
+    name: str,
     store: PatchStore,
     epochs: int,
     learner: Learner,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     session: Session,
-    after: Callable[[], None] = lambda: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Run one stage and return the loss of each step (a mean over processes).
+    """Run one stage of training and return the loss of each step, a mean over processes.
 
     Parameters
     ----------
-    stage
-        Its name, on the progress bar and in the journal.
+    name
+        The stage's name, on the progress bar and in the journal.
     store
-        Vectors (N, P, D).
-    epochs, learner
-        How long, and what learns.
+        Patch vectors (N, P, D).
     loss_of
         Takes this process's image numbers (b,) and their vectors (b, P, D) on the device; returns the loss.
-    session
-        Configuration, random draws, device and journal.
-    after
-        Runs once a step is taken.
+    after_step
+        Runs after each step.
 
     Raises
     ------
     NotFiniteError
-        Before a step on a loss that is NaN or infinite; its state is saved first.
+        Before a step on a loss that is NaN or infinite; the state is saved for inspection first.
     """
-    config, generator, journal = session.config, session.generator, session.journal
+    config, journal = session.config, session.journal
     scaler = torch.amp.GradScaler(session.device.type, enabled=config.optimisation.precision == "fp16")
-    parts = {"learner": learner.modules, "scaler": scaler} | learner.beside
-    parts |= {f"optimizer{i}": optimizer for i, optimizer in enumerate(learner.optimizers)}
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers]
-    saved = journal.restore(stage, parts, generator)
-    order = training_order(len(store), config, epochs, generator) if saved is None else saved["order"]
-    losses = [] if saved is None else saved["losses"]
-    batches = order.split(min(batch_size(config), len(store))) if len(order) else ()
+    order = training_order(len(store), config, epochs, session.generator)
+    stage = Stage(name, {"scaler": scaler, **learner.parts()}, session.generator, order)
+    journal.restore(stage)
+    batches = stage.order.split(min(batch_size(config), len(store))) if len(stage.order) else ()
     steps_per_epoch = max(1, len(batches) // max(1, epochs))
-    for which, batch in _loaded(store, batches[len(losses) :], stage, session.device):
-        _halve_rates(learner, rates, len(losses) // steps_per_epoch)
-        loss = loss_of(which, batch)
-        losses.append(float(parallel.mean(loss)))
-        if not math.isfinite(losses[-1]):
-            kept = journal.save_failed(stage, parts, generator, order, losses)
-            where = f" (state in {kept})" if kept else ""
-            message = f"{stage}: the loss is {losses[-1]} at step {len(losses)}{where}"
+    for numbers, batch in shares(store, track(batches[len(stage.losses) :], name), session.device):
+        learner.set_rates(len(stage.losses) // steps_per_epoch)
+        loss = loss_of(numbers, batch)
+        stage.losses.append(float(parallel.mean(loss)))
+        if not math.isfinite(stage.losses[-1]):
+            file = journal.save_failed(stage)
+            where = f"at step {len(stage.losses)}" + (f" (state in {file})" if file else "")
             advice = "look at its images, lower the rate, or use --precision fp32"
-            raise NotFiniteError(f"{message}; {advice}", which.tolist())
-        _take_step(learner, loss, scaler)
-        after()
-        journal.step(stage, parts, generator, order, losses, end=len(losses) == len(batches))
-    return losses
-
-
-def _loaded(
-    store: PatchStore, batches: tuple[Tensor, ...], note: str, device: torch.device | str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's (image numbers, vectors on the device), each batch read while the last one is in use."""
-    parts = (parallel.share(which) for which in track(batches, note))
-    for which, batch in prefetched(parts, lambda which: store[which].float()):
-        yield which, batch.to(device)
-
-
-def _halve_rates(learner: Learner, rates: list[float], epoch: int) -> None:
-    for optimizer, rate in zip(learner.optimizers, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (0.5 ** (epoch // learner.halving) if learner.halving else 1)
-
-
-def _take_step(learner: Learner, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
-    for optimizer in learner.optimizers:
-        optimizer.zero_grad()
-    scaler.scale(loss).backward()
-    parallel.average_gradients(learner.modules.parameters())
-    if learner.clipped is not None and learner.clip:
-        scaler.unscale_(learner.optimizers[0])
-        nn.utils.clip_grad_norm_(learner.clipped.parameters(), learner.clip)
-    for optimizer in learner.optimizers:
-        scaler.step(optimizer)
-    scaler.update()
+            raise NotFiniteError(f"{name}: the loss is {stage.losses[-1]} {where}; {advice}", numbers.tolist())
+        learner.step(loss, scaler)
+        after_step()
+        journal.step(stage, end=len(stage.losses) == len(batches))
+    return stage.losses

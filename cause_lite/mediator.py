@@ -18,7 +18,7 @@ from torch.nn import functional as F
 def modularity_matrix(
     features: Float[Tensor, "b p d"],
 ) -> tuple[Float[Tensor, "b p p"], Float[Tensor, "b 1 1"]]:
-    """Edges minus what their degrees alone predict, W = A - d d^T / e, and the total weight e.
+    """Return the edges minus what their degrees alone predict, W = A - d d^T / e, and the total weight e.
 
     A_ij = max(0, cos(x_i, x_j)) with a zero diagonal, d_i = sum_j A_ij, e = sum_ij A_ij.
     An image without any edge (e = 0) gets W = 0.
@@ -32,7 +32,7 @@ def modularity_matrix(
 
 
 def assign(features: Float[Tensor, "b p d"], codebook: Float[Tensor, "k d"]) -> Float[Tensor, "b p k"]:
-    """Soft membership of each patch in each concept: C_ik = max(0, cos(x_i, c_k)), in 0..1."""
+    """Return the soft membership of each patch in each concept, C_ik = max(0, cos(x_i, c_k)), in 0..1."""
     return (F.normalize(features, dim=-1) @ F.normalize(codebook, dim=-1).T).clamp(min=0)
 
 
@@ -51,29 +51,23 @@ def modularity_loss(
 ) -> Float[Tensor, ""]:
     """Return minus the modularity of the grouping by shared concepts, a mean over images; lower is better.
 
-    The loss is - sum_ij (W_ij / e) delta_ij, with delta by `objective`:
-
-    * "max", as released: max_k tanh(C_ik C_jk / temperature); tanh rises, so the maximum is taken before it;
-    * "tanh", the paper's Algorithm 1: tanh(C C^T / temperature);
-    * "quadratic", the paper's Eq. 3: C C^T (both as quoted in public reviews of the paper).
+    The loss is - sum_ij (W_ij / e) delta_ij. No gradient reaches the features: the graph is a constant.
 
     Parameters
     ----------
-    features
-        Patch features (B, P, D). The graph is a constant: no gradient reaches them.
-    codebook
-        Concepts (K, D), which learn.
     temperature
         Of the tanh, above 0.
     objective
-        Which delta: max, tanh or quadratic.
+        Chooses delta. "max", as released: max_k tanh(C_ik C_jk / temperature), where the maximum is taken before the
+        tanh, which rises. "tanh", the paper's Algorithm 1: tanh(C C^T / temperature). "quadratic", the paper's Eq. 3:
+        C C^T (both as quoted in public reviews of the paper).
     shared_concept
-        How the maximum is found; `cause_lite.fast.modularity.shared_concept` needs no (B, K, P, P) tensor.
+        Finds the maximum over concepts; `cause_lite.fast.modularity.shared_concept` needs no (B, K, P, P) tensor.
 
     Raises
     ------
     ValueError
-        For another objective.
+        When the objective is another one.
     """
     if objective not in ("max", "tanh", "quadratic"):
         raise ValueError(f"objective must be one of max, tanh, quadratic, not {objective!r}")
@@ -81,42 +75,43 @@ def modularity_loss(
     features, codebook = features.detach().to(wide), codebook.to(wide)
     graph, total = modularity_matrix(features)  # (B, P, P), (B, 1, 1)
     membership = assign(features, codebook)  # (B, P, K)
-    if objective == "max":
-        together = shared_concept(membership)  # (B, P, P)
-    else:
-        together = membership @ membership.transpose(1, 2)  # (B, P, P)
+    delta = shared_concept(membership) if objective == "max" else membership @ membership.transpose(1, 2)  # (B, P, P)
     if objective != "quadratic":
-        together = torch.tanh(together / temperature)
+        delta = torch.tanh(delta / temperature)
     weight = graph / total.clamp(min=torch.finfo(wide).tiny)
-    return -(weight * together).sum(dim=(1, 2)).mean()
+    return -(weight * delta).sum(dim=(1, 2)).mean()
 
 
 def quantize(
     features: Float[Tensor, "b p d"], codebook: Float[Tensor, "k d"]
 ) -> tuple[Float[Tensor, "b p d"], Int[Tensor, "b p"]]:
-    """Each patch's nearest concept by cosine: the codes (B, P, D) and their numbers (B, P) in 0..K-1."""
+    """Return each patch's nearest concept by cosine: its code, and its number in 0..K-1."""
     index = (F.normalize(features, dim=-1) @ F.normalize(codebook, dim=-1).T).argmax(dim=-1)
     return codebook[index], index
 
 
 def draw_cells(batch: int, patches: int, cell: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """One draw in 0..cell^2-1 for each whole cell x cell block of each image, for `sample_grid`."""
+    """Draw a number in 0..cell^2-1 for each whole cell x cell block of each image, for `sample_grid`."""
     return torch.randint(cell * cell, (batch * (round(patches**0.5) // cell) ** 2,), generator=generator)
 
 
 def sample_grid(features: Float[Tensor, "b p d"], cell: int, draws: Int[Tensor, " n"]) -> Float[Tensor, "b q d"]:
     """Keep one patch of each cell x cell block: (B, P, D) -> (B, Q, D), Q = floor(sqrt(P) / cell)^2.
 
-    `draws` (B * Q) names the patch within its block, row by row. Rows and columns beyond the last whole
-    block are left out, as released (23 x 23 patches of DINOv2 give 5 x 5 blocks). Raises ValueError when
-    P is not a square, or is smaller than one block.
+    `draws` (B * Q) numbers the patch within its block, row by row. Rows and columns beyond the last whole
+    block are left out, as released (23 x 23 patches of DINOv2 give 5 x 5 blocks).
+
+    Raises
+    ------
+    ValueError
+        When P is not a square, or is smaller than one block.
     """
     batch, patches, dim = features.shape
     side = round(patches**0.5)
-    whole = side // cell
-    if side * side != patches or not whole:
+    blocks = side // cell
+    if side * side != patches or not blocks:
         raise ValueError(f"{patches} patches are not a square grid with a whole {cell} x {cell} cell")
-    kept = features.view(batch, side, side, dim)[:, : whole * cell, : whole * cell]
-    blocks = kept.reshape(batch, whole, cell, whole, cell, dim)
-    blocks = blocks.permute(0, 1, 3, 2, 4, 5).reshape(-1, cell * cell, dim)
-    return blocks[torch.arange(len(blocks)), draws.to(blocks.device)].view(batch, -1, dim)
+    whole = features.view(batch, side, side, dim)[:, : blocks * cell, : blocks * cell]
+    cells = whole.reshape(batch, blocks, cell, blocks, cell, dim)
+    cells = cells.permute(0, 1, 3, 2, 4, 5).reshape(-1, cell * cell, dim)  # (B Q, cell^2, D)
+    return cells[torch.arange(len(cells)), draws.to(cells.device)].view(batch, -1, dim)

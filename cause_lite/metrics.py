@@ -23,17 +23,8 @@ class Scores(TypedDict):
 class ClusterMetrics:
     """Count how often each cluster meets each class; match clusters to classes once, over all counts.
 
-    Parameters
-    ----------
-    num_classes
-        Classes of the targets, 0..num_classes-1. Targets outside are ignored.
-    num_clusters
-        Clusters of the predictions, 0..num_clusters-1; as many as classes when left out.
-
-    Attributes
-    ----------
-    confusion
-        Pixels by cluster and class, (num_clusters, num_classes), int64.
+    Targets outside 0..num_classes-1 are ignored. There are as many clusters as classes when `num_clusters` is left
+    out. `confusion` (num_clusters, num_classes), int64, holds the pixels by cluster and class.
     """
 
     def __init__(self, num_classes: int, num_clusters: int | None = None) -> None:

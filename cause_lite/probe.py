@@ -21,18 +21,19 @@ class ClusterProbe(nn.Module):
         self.centres = nn.Parameter(torch.empty(num_classes, dim).uniform_(-1 / num_classes, 1 / num_classes))
 
     def similarity(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, "*b n"]:
+        """Return the cosine of each vector to each cluster."""
         return F.normalize(x, dim=-1) @ F.normalize(self.centres, dim=-1).T
 
     def labels(self, x: Float[Tensor, "*b r"]) -> Int[Tensor, "*b"]:
-        """The nearest cluster of each vector, in 0..n-1."""
+        """Return the nearest cluster of each vector, in 0..n-1."""
         return self.similarity(x).argmax(dim=-1)
 
     def log_probs(self, x: Float[Tensor, "*b r"], alpha: float = 3.0) -> Float[Tensor, "*b n"]:
-        """log softmax(alpha x cosine) over clusters, what the CRF refines."""
+        """Return log softmax(alpha x cosine) over clusters, which a CRF refines."""
         return F.log_softmax(alpha * self.similarity(x), dim=-1)
 
     def loss(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, ""]:
-        """Minus the mean cosine of each (detached) vector to its nearest cluster: spherical k-means."""
+        """Return minus the mean cosine of each (detached) vector to its nearest cluster, as in spherical k-means."""
         return -self.similarity(x.detach()).amax(dim=-1).mean()
 
 
@@ -44,20 +45,21 @@ class LinearProbe(nn.Module):
         self.classify = nn.Linear(dim, num_classes)
 
     def forward(self, x: Float[Tensor, "*b r"]) -> Float[Tensor, "*b n"]:
+        """Return the logits of each vector, which gets no gradient."""
         return self.classify(x.detach())
 
 
 def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, n, ...) and classes (B, ...), a mean over the labelled entries of all processes.
+    """Return the cross-entropy of logits (B, n, ...) and classes (B, ...), a mean over the labels of all processes.
 
-    Entries of class -1 count nowhere; 0 where nothing is labelled.
+    Entries of class -1 do not count; the loss is 0 where nothing is labelled.
     """
     labelled = (target != IGNORED).sum().to(logits.dtype)
-    share = labelled / parallel.mean(labelled).clamp(min=1e-9)  # 1 on one process
+    weight = labelled / parallel.mean(labelled).clamp(min=1e-9)  # 1 on one process
     if not labelled:
         return 0 * logits.sum()
-    flat = logits.movedim(1, -1).flatten(0, -2)  # as maps, it would not repeat to the bit on every device
-    return share * F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED)
+    flat = logits.movedim(1, -1).flatten(0, -2)  # the loss of maps does not repeat to the bit on every device
+    return weight * F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED)
 
 
 def patch_labels(labels: np.ndarray, side: int) -> Int[Tensor, "n p"]:

@@ -1,4 +1,4 @@
-"""Fit a segmenter: features, then the three steps in order."""
+"""Fit a segmenter: compute features, then run the three steps in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_JOURNAL = Journal()
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted segmenter with the loss of every step and the seconds of every stage."""
+    """A fitted segmenter, with the losses and the seconds of every stage by name."""
 
     segmenter: Segmenter
     losses: dict[str, list[float]]
@@ -38,18 +38,16 @@ def fit(
     journal: Journal = NO_JOURNAL,
     third_step: Callable[..., Probes] = fit_probes,
 ) -> Fitted:
-    """Fit all three steps on one split.
+    """Fit a segmenter of one split's images, on the backbone's device.
 
     Labels, where there are any, train the linear probe and nothing else, unless another third step is given.
 
     Parameters
     ----------
-    config, train, backbone
-        The settings, the images, and what makes their features.
     journal
-        Where an interrupted fit goes on from; by default nowhere.
+        Resumes an interrupted fit; by default none is kept.
     third_step
-        Takes what `steps.fit_probes` takes. `lab.label_flow.third_step` chooses it by `probe.label_flow`.
+        Takes and returns what `steps.fit_probes` does. `lab.label_flow.third_step` chooses it by `probe.label_flow`.
 
     Raises
     ------
@@ -62,29 +60,22 @@ def fit(
             f"probe.label_flow: {config.probe.label_flow!r} needs its own third step; "
             "fit it by cause_lite.lab.label_flow.fit, or pass `third_step`"
         )
-    try:
-        with torch.random.fork_rng(devices=[]), deterministic(backbone.mean.device):
-            return _three_steps(config, train, backbone, journal, third_step)
-    except NotFiniteError as error:
-        named = ", ".join(train.name_of(number) for number in error.images)
-        raise UserError(f"{error}: {named}") from error
-
-
-def _three_steps(
-    config: FitConfig, train: Split, backbone: Backbone, journal: Journal, third_step: Callable[..., Probes]
-) -> Fitted:
     clock, device = Stopwatch(), backbone.mean.device
-    backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
-    features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
-    clock.lap("features")
-    session = Session(config, seed_all(config.seed), device, journal)
-    codebook, clusterbook_losses = fit_clusterbook(features, session)
-    clock.lap("clusterbook")
-    head, head_losses = fit_head(features, codebook, session)
-    clock.lap("head")
-    # Seeded anew, so that the probes do not depend on how many draws the head took.
-    probing = Session(config, seed_all(config.seed), device, journal)
-    clusters, linear, probe_losses = third_step(head, features, train, probing)
-    clock.lap("probes")
+    try:
+        with torch.random.fork_rng(devices=[]), deterministic(device):
+            backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
+            features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
+            clock.lap("features")
+            session = Session(config, seed_all(config.seed), device, journal)
+            codebook, clusterbook_losses = fit_clusterbook(features, session)
+            clock.lap("clusterbook")
+            head, head_losses = fit_head(features, codebook, session)
+            clock.lap("head")
+            # Seeded anew, so that the probes do not depend on how many draws the head took.
+            session = Session(config, seed_all(config.seed), device, journal)
+            clusters, linear, probe_losses = third_step(head, features, train, session)
+            clock.lap("probes")
+    except NotFiniteError as error:
+        raise UserError(f"{error}: {', '.join(map(train.name_of, error.images))}") from error
     segmenter = Segmenter(head, codebook, clusters, linear, backbone, config.scored_size, train.classes).eval()
     return Fitted(segmenter, {"clusterbook": clusterbook_losses, "head": head_losses} | probe_losses, clock.laps)

@@ -12,7 +12,7 @@ import cause_lite
 from cause_lite import checkpoints, datasets
 from cause_lite.checkpoints import hub
 from cause_lite.checkpoints.export import export
-from cause_lite.checkpoints.ours import write_shape
+from cause_lite.checkpoints.ours import shape_of, write_shape
 from cause_lite.datasets import scenes
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to, load_training
@@ -126,7 +126,7 @@ def test_the_hub_gets_and_gives_the_folder(run, tmp_path, monkeypatch):
     assert hub.push(tmp_path / "model", "me/scenes") == "https://hub/me/scenes"
     assert pushed["name"] == "me/scenes" and not any(p.endswith((".py", ".bin", "*")) for p in pushed["patterns"])
     monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "model"))
-    assert cause_lite.load("hf:me/scenes").shape() == checkpoints.load(run).shape()
+    assert shape_of(cause_lite.load("hf:me/scenes")) == shape_of(checkpoints.load(run))
     with pytest.raises(UserError, match="no exported folder"):
         hub.push(run / "nowhere", "me/scenes")
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.frontdoor import ConceptBank, concept_contrastive_loss
+from cause_lite.head import build_head
 from cause_lite.lab.diagnostics import concept_counts, positive_agreement
 from cause_lite.mediator import (
     assign,
@@ -26,7 +27,6 @@ from cause_lite.mediator import (
 )
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe, LinearProbe
-from cause_lite.segmenter import build_head
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -186,7 +186,8 @@ def test_the_bank_keeps_the_newest_half_of_each_concept(seed, capacity):
         bank.update(vectors, concepts, generator)
         new = torch.bincount(concepts, minlength=3) // 2
         assert torch.equal(bank.filled, (before + new).clamp(max=capacity))
-        stored, owner = bank.contents()
+        keys = bank.keys()
+        stored, owner = keys.vectors[keys.rows], keys.concepts
         torch.testing.assert_close(stored.norm(dim=1), torch.ones(len(stored)))
         for concept in range(3):
             latest = stored[owner == concept] @ torch.nn.functional.normalize(vectors[concepts == concept], dim=1).T

@@ -29,13 +29,14 @@ from cause_lite import checkpoints, datasets
 from cause_lite.backbones.backbone import load_backbone
 from cause_lite.datasets import downloads, scenes
 from cause_lite.datasets.images import read_ids, read_mat_ids, read_rgb
+from cause_lite.head import build_head
 from cause_lite.lab import recipes, rehearsal
 from cause_lite.pages import headlines
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime import provenance
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
 from cause_lite.runtime.journal import Journal
-from cause_lite.segmenter import Segmenter, build_head
+from cause_lite.segmenter import Segmenter
 
 SECONDS, MEGABYTES = 20.0, 1500.0  # what one case may take
 FIT = """

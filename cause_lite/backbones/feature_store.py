@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lite.backbones.backbone import Backbone
 from cause_lite.datasets.images import Lazy
@@ -124,6 +124,21 @@ def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) ->
     return PatchStore(path, shape, torch.float16, lambda which: backbone.features(images[which.numpy()]), note)
 
 
+def module_outputs(module: nn.Module, store: PatchStore, folder: Path) -> PatchStore:
+    """Return a module's outputs (N, P, R) for stored vectors (N, P, D), in evaluation mode; their file is in `folder`.
+
+    The module, such as a segmentation head, takes and returns (n, P, *); its parameters name the device.
+    """
+    device = next(module.parameters()).device
+
+    @torch.no_grad()
+    def compute(which: Tensor) -> Tensor:
+        return module.eval()(store[which].float().to(device)).cpu()
+
+    width = compute(torch.arange(1)).shape[2]
+    return PatchStore(folder / "outputs", (*store.shape[:2], width), torch.float32, compute, "Head outputs")
+
+
 def prefetched(items: Iterable[Item], load: Callable[[Item], Tensor]) -> Iterator[tuple[Item, Tensor]]:
     """(item, load(item)) in order, each loaded in a thread while its predecessor is in use."""
     with ThreadPoolExecutor(1) as loader:
@@ -135,3 +150,12 @@ def prefetched(items: Iterable[Item], load: Callable[[Item], Tensor]) -> Iterato
             waiting = coming
         if waiting is not None:
             yield waiting[0], waiting[1].result()
+
+
+def shares(
+    store: PatchStore, batches: Iterable[Tensor], device: torch.device
+) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
+    """Yield this process's image numbers of each batch and their vectors on the device, each read ahead."""
+    numbers = (parallel.share(batch) for batch in batches)
+    for which, vectors in prefetched(numbers, lambda which: store[which].float()):
+        yield which, vectors.to(device)

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from cause_lite.backbones.backbone import load_backbone
 from cause_lite.config import HEADS
+from cause_lite.head import TRHead, build_head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
-from cause_lite.segmenter import Segmenter, build_head
+from cause_lite.segmenter import Segmenter
 
 SHAPE_FIELDS = {
     "head": str, "dim": int, "reduced_dim": int, "num_patches": int, "num_concepts": int, "num_classes": int,
@@ -29,7 +30,23 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
     weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
     (Path(folder) / "segmenter.json").unlink(missing_ok=True)
     write_whole(Path(folder) / "segmenter.safetensors", lambda part: save_file(weights, part))
-    write_shape(Path(folder), segmenter.shape() | {"backbone": backbone, "notes": notes or {}})
+    write_shape(Path(folder), shape_of(segmenter) | {"backbone": backbone, "notes": notes or {}})
+
+
+def shape_of(segmenter: Segmenter) -> dict:
+    """Return what `empty_segmenter` needs to build a segmenter of the same shape."""
+    num_classes, reduced_dim = segmenter.cluster_probe.centres.shape
+    positions = len(segmenter.head.query_position) if isinstance(segmenter.head, TRHead) else None
+    return {
+        "head": "mlp" if positions is None else "tr",
+        "dim": segmenter.codebook.shape[1],
+        "reduced_dim": reduced_dim,
+        "num_patches": positions or 1,
+        "num_concepts": len(segmenter.codebook),
+        "num_classes": num_classes,
+        "size": segmenter.size,
+        "classes": list(segmenter.classes),
+    }
 
 
 def write_shape(folder: Path, shape: dict) -> None:

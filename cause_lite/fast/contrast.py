@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.frontdoor import ConceptBank, held
+from cause_lite.frontdoor import Bank, bank_keys
 from cause_lite.mediator import quantize
 
 
@@ -115,7 +115,7 @@ def concept_contrastive_loss(
     codebook: Float[Tensor, "k d"],
     projected: Float[Tensor, "b p j"] | tuple[Float[Tensor, "b p r"], nn.Linear],
     projected_teacher: Float[Tensor, "n p j"],
-    bank: ConceptBank | tuple[Float[Tensor, "m j"], Int[Tensor, " m"]] | None = None,
+    bank: Bank | None = None,
     temperature: float = 0.07,
     positive_threshold: float = 0.3,
     negative_threshold: float = 0.1,
@@ -150,8 +150,8 @@ def concept_contrastive_loss(
         return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
 
     loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=first * patches)
-    vectors, rows, owners = held(bank)
-    return loss if len(rows) == 0 else (loss + term(vectors.to(wide), rows, owners, own=None)) / 2
+    stored = bank_keys(bank)
+    return loss if stored is None else (loss + term(stored.vectors.to(wide), stored.rows, stored.concepts, None)) / 2
 
 
 def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.backbones import PatchStore
+from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.datasets import Split
 from cause_lite.initialise import initial_probe
-from cause_lite.loop import Learner, Session, draw_selection, optimise
+from cause_lite.loop import Session, draw_selection, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.precision import autocast
-from cause_lite.steps import Probes, configured_modularity_loss, head_outputs
+from cause_lite.steps import Probes, configured_modularity_loss
 
 WARNING = "label_flow=as_released: labels train the head that is evaluated; its scores are not unsupervised"
 
@@ -44,7 +45,7 @@ def fit_probes(head: nn.Module, features: PatchStore, train: Split, session: Ses
     config, classes = session.config, len(train.classes)
     linear = LinearProbe(classes, config.head.reduced_dim).to(session.device)
     with tempfile.TemporaryDirectory() as folder:
-        outputs = partial(head_outputs, head, features, Path(folder))
+        outputs = partial(module_outputs, head, features, Path(folder))
         clusters = initial_probe(outputs, classes, config, session.generator).to(session.device)
     losses = _fit_jointly(head, clusters, linear, features, train, session)
     return clusters, linear, {"as_released": losses}

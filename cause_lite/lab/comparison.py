@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cause_lite.backbones.backbone import load_backbone
-from cause_lite.backbones.feature_store import cached_features
+from cause_lite.backbones.feature_store import cached_features, module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
@@ -27,7 +27,7 @@ from cause_lite.runtime.device import choose_device
 from cause_lite.runtime.files import UserError, cache_dir, project_dir, read_json, write_json
 from cause_lite.runtime.randomness import seeded
 from cause_lite.segmenter import Segmenter
-from cause_lite.steps import fit_cluster_probe, head_outputs
+from cause_lite.steps import fit_cluster_probe
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
@@ -90,7 +90,7 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
     by_cosine = config.replace({"probe.objective": "cosine"})
     device = segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:
-        outputs = head_outputs(segmenter.head, features, Path(folder))
+        outputs = module_outputs(segmenter.head, features, Path(folder))
         start = time.perf_counter()
         with seeded(config.seed) as generator:
             session = Session(by_cosine, generator, device)

@@ -1,13 +1,14 @@
-"""What an interrupted fit goes on from: the whole state of a stage at a step, written so that it is whole or absent."""
+"""Save the whole state of a stage of training: an interrupted fit goes on to the bits of an uninterrupted one."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,20 +21,44 @@ FIELDS = {"key", "parts", "generator", "random", "order", "losses"}
 
 
 class Stateful(Protocol):
-    def state_dict(self) -> dict: ...
+    """An object whose state can be saved and restored: a module, an optimiser, a gradient scaler, a concept bank."""
 
-    def load_state_dict(self, state: dict) -> object: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors and plain values."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Restore a state that `state_dict` returned."""
 
 
 class StoppedError(UserError):
     """The work was asked to stop (Ctrl-C, SIGTERM) and did, after saving where it was."""
 
 
-class Journal:
-    """One file a stage in `folder`, replaced every `every` seconds and when a stage ends; no folder, no files.
+@dataclass
+class Stage:
+    """A stage of training as far as it has come: all that going on needs, beside the global random state.
 
-    `key` names the work (configuration, data, number of processes): a journal of other work is refused.
-    A journal is exact: what goes on from it gives the bits of an uninterrupted run.
+    `order` (numbers of images) is drawn once for the whole stage; `losses` holds one number a step taken.
+    """
+
+    name: str
+    parts: Mapping[str, Stateful]
+    generator: torch.Generator
+    order: Tensor
+    losses: list[float] = field(default_factory=list)
+
+
+class Journal:
+    """Keep one file a stage in `folder`, replaced every `every` seconds and when a stage ends.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; None writes none.
+    key
+        Names the work (configuration, data); together with the number of processes it tells a journal of other work.
+    every
+        Seconds between saves; 0 saves at each step.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "", every: float = 60.0) -> None:
@@ -41,14 +66,17 @@ class Journal:
         self.key = f"{key} x{parallel.processes().num_processes}"
         self._saved, self._stop = time.monotonic(), 0
 
-    def restore(self, stage: str, parts: dict[str, Stateful], generator: torch.Generator) -> dict | None:
-        """Put a stage's saved state into `parts` and the generators -> {order, losses}; None where there is none.
+    def restore(self, stage: Stage) -> None:
+        """Bring a stage, its parts and all generators to the saved state, where there is one.
 
-        Raises UserError when the file is damaged or belongs to other work.
+        Raises
+        ------
+        UserError
+            When the file is damaged or belongs to other work.
         """
-        path = self.folder and self.folder / f"{stage}.pt"
+        path = self.folder and self.folder / f"{stage.name}.pt"
         if path is None or not path.exists():
-            return None
+            return
         saved = read_torch(path)
         if not isinstance(saved, dict) or saved.keys() != FIELDS:
             raise UserError(f"{path}: is damaged; remove {self.folder}")
@@ -58,61 +86,65 @@ class Journal:
                 f"remove {self.folder} or name another folder"
             )
         try:
-            for name, part in parts.items():
+            for name, part in stage.parts.items():
                 part.load_state_dict(saved["parts"][name])
-            generator.set_state(saved["generator"])
+            stage.generator.set_state(saved["generator"])
             restore_random_state(saved["random"][parallel.processes().process_index])
         except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{path}: is damaged ({type(error).__name__}); remove {self.folder}") from error
-        return {"order": saved["order"], "losses": saved["losses"]}
+        stage.order, stage.losses = saved["order"], saved["losses"]
 
-    def step(
-        self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list, end: bool
-    ) -> None:
-        """Once a step is taken: save if it is time, the end, or if asked to stop, which raises StoppedError."""
-        asked = max(parallel.gather_objects(self._stop)) if self.folder else 0
-        if self.folder and (asked or end or max(parallel.gather_objects(time.monotonic() - self._saved)) >= self.every):
-            self.save(stage, parts, generator, order, losses)
-        if asked:
-            raise StoppedError(f"stopped after step {len(losses)} of {stage}; the same command goes on from there")
+    def step(self, stage: Stage, end: bool) -> None:
+        """Save, once a step is taken, when `every` seconds have passed, at the stage's end, or when asked to stop.
 
-    def save_failed(
-        self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
-    ) -> Path | None:
-        """Save the state of a step that failed, to look into; nothing goes on from it. None without a folder."""
+        Raises
+        ------
+        StoppedError
+            When a signal asked to stop (see `stop_on_signals`).
+        """
+        stop = max(parallel.gather_objects(self._stop)) if self.folder else 0
+        if self.folder and (stop or end or max(parallel.gather_objects(time.monotonic() - self._saved)) >= self.every):
+            self._save(self.folder / f"{stage.name}.pt", stage)
+        if stop:
+            raise StoppedError(
+                f"stopped after step {len(stage.losses)} of {stage.name}; the same command goes on from there"
+            )
+
+    def save_failed(self, stage: Stage) -> Path | None:
+        """Save the state of a step that failed, for inspection only; return the file, None without a folder."""
         if not self.folder:
             return None
-        self.save(f"{stage}, failed", parts, generator, order, losses)
-        return self.folder / f"{stage}, failed.pt"
+        path = self.folder / f"{stage.name}, failed.pt"
+        self._save(path, stage)
+        return path
 
-    def save(
-        self, stage: str, parts: dict[str, Stateful], generator: torch.Generator, order: Tensor, losses: list
-    ) -> None:
-        states = parallel.gather_objects(random_state())
+    def _save(self, path: Path, stage: Stage) -> None:
         content = {
-            "key": self.key, "parts": {name: part.state_dict() for name, part in parts.items()},
-            "generator": generator.get_state(), "random": states, "order": order, "losses": losses,
-        }  # fmt: skip
-        parallel.run_on_main_process(
-            lambda: write_whole(self.folder / f"{stage}.pt", lambda part: torch.save(content, part))
-        )
+            "key": self.key,
+            "parts": {name: part.state_dict() for name, part in stage.parts.items()},
+            "generator": stage.generator.get_state(),
+            "random": parallel.gather_objects(random_state()),
+            "order": stage.order,
+            "losses": stage.losses,
+        }
+        parallel.run_on_main_process(lambda: write_whole(path, lambda temporary: torch.save(content, temporary)))
         self._saved = time.monotonic()
 
     @contextlib.contextmanager
     def stop_on_signals(self) -> Iterator[None]:
-        """Within the block, Ctrl-C and SIGTERM stop at the next step, after saving; a second one stops at once."""
-        before = {}
+        """Let Ctrl-C and SIGTERM stop the block at the next step, after saving; a second one stops it at once."""
+        handlers = {}
 
-        def ask(number: int, frame: object) -> None:
+        def ask_to_stop(number: int, frame: object) -> None:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = number
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: leave signals to it
-                before[number] = signal.signal(number, ask)
+            with contextlib.suppress(ValueError):  # signals are the main thread's alone
+                handlers[number] = signal.signal(number, ask_to_stop)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
