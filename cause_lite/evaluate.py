@@ -50,8 +50,7 @@ def evaluate(
     Returns
     -------
     dict
-        Metrics named `cluster` (to be matched over the whole split), `linear` (the linear probe's classes, a
-        diagnostic) and, with a refinement, `crf`.
+        Metrics of the `cluster` probe, of the `linear` probe, a diagnostic, and, with a refinement, of the `crf`.
     """
     device = segmenter.codebook.device
     names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")

@@ -105,14 +105,10 @@ def concept_contrastive_loss(
 
     Parameters
     ----------
-    features
-        Patch features (N, P, D), which decide the concepts.
-    codebook
-        Concepts (K, D).
-    projected
-        The student's projections (B, P, J). The gradient reaches them alone.
-    projected_teacher
-        The teacher's projections (N, P, J).
+    features, codebook
+        Patch features (N, P, D), and the concepts (K, D) that they are nearest to.
+    projected, projected_teacher
+        The student's projections (B, P, J), which alone get a gradient, and the teacher's (N, P, J).
     bank
         A ConceptBank, or vectors (M, J) and the concept of each (M,).
     temperature, positive_threshold, negative_threshold

@@ -82,8 +82,8 @@ class ConceptDecoder(nn.Module):
 class TRHead(nn.Module):
     """CAUSE-TR: concepts, as queries with a learned position, attend to each other and to the features.
 
-    The codebook (K, D) is a buffer: steps after the first leave it alone. `num_patches` must be a
-    square; at another resolution the positions are resized bilinearly.
+    The codebook (K, D) is a buffer: steps after the first leave it alone. `num_patches` must be a square; at another
+    resolution the positions are resized bilinearly.
     """
 
     codebook: Tensor

@@ -19,9 +19,8 @@ from cause_lite.runtime.randomness import draw_seed
 def initial_codebook(features: PatchStore, config: FitConfig, generator: torch.Generator) -> Float[Tensor, "k d"]:
     """Return the codes before training, by `clusterbook.init`.
 
-    * "uniform", as released: noise in (-1/K, 1/K);
-    * "patches": random patches of the features (N, P, D), scaled to length 1;
-    * "kmeans": k-means centres of the features.
+    They are noise in (-1/K, 1/K) ("uniform", as released), random patches of the features (N, P, D), scaled to
+    length 1 ("patches"), or k-means centres of the features ("kmeans").
     """
     concepts, (count, patches, dim) = config.clusterbook.concepts, features.shape
     if config.clusterbook.init == "kmeans":

@@ -78,10 +78,8 @@ def optimise(
 
     Parameters
     ----------
-    name
-        The stage's name, on the progress bar and in the journal.
-    store
-        Patch vectors (N, P, D).
+    name, store
+        The stage's name, on the progress bar and in the journal, and its patch vectors (N, P, D).
     loss_of
         Takes this process's image numbers (b,) and their vectors (b, P, D) on the device; returns the loss.
     after_step

@@ -100,8 +100,9 @@ class HeadTraining:
         ema_update(self.teacher, self.student, self.settings.ema_decay)
         if self.bank is not None:
             concepts = mediator.quantize(self.selected, self.codebook)[1].flatten()
-            vectors = self.projected_teacher.flatten(0, 1)
-            self.bank.update(vectors, concepts, self.session.generator, self.settings.bank_share)
+            self.bank.update(
+                self.projected_teacher.flatten(0, 1), concepts, self.session.generator, self.settings.bank_share
+            )
 
 
 def fit_head(features: PatchStore, codebook: Tensor, session: Session) -> tuple[Head, list[float]]:

@@ -55,11 +55,9 @@ def fit(
         Naming the images of a step whose loss is not finite; or when `probe.label_flow` asks for another third step
         than the given one.
     """
-    if config.probe.label_flow != "clean" and third_step is fit_probes:
-        raise UserError(
-            f"probe.label_flow: {config.probe.label_flow!r} needs its own third step; "
-            "fit it by cause_lite.lab.label_flow.fit, or pass `third_step`"
-        )
+    flow = config.probe.label_flow
+    if flow != "clean" and third_step is fit_probes:
+        raise UserError(f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.lab.label_flow.fit")
     clock, device = Stopwatch(), backbone.mean.device
     try:
         with torch.random.fork_rng(devices=[]), deterministic(device):

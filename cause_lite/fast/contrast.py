@@ -1,112 +1,137 @@
-"""Concept-wise InfoNCE over a full bank, in chunks of keys and from products of low rank.
+"""Compute the concept-wise InfoNCE over a full bank, in chunks of keys and from products of low rank.
 
 Whether a pair counts depends on the concepts of its two patches alone, so a (K, K) table decides; and where the
-projection is a wide linear layer, keys are first brought to the width of what it is computed from.
+projection is a wide linear layer, keys are first brought to the width of its input.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.frontdoor import Bank, bank_keys
+from cause_lite.frontdoor import Bank, BankKeys, bank_keys
 from cause_lite.mediator import quantize
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Which pairs of N anchors and M keys count, by their concepts.
+
+    `positive` is 1 where patches of two concepts are positives, `counted` where a key of a concept is a positive or
+    negative of an anchor. Where the keys are patches of the batch, anchor n is the patch of key `own` + n, which it
+    leaves out; with keys of a bank `own` is None.
+    """
+
+    anchor_concept: Int[Tensor, " n"]
+    keys: BankKeys
+    positive: Float[Tensor, "k k"]
+    counted: Float[Tensor, "k n"]
+    own: int | None
+    temperature: float
+    chunk: int
+
+    def chunks(self) -> list[slice]:
+        """Return the runs of rows that are worked on in turn."""
+        count = len(self.keys.rows)
+        return [slice(start, min(start + self.chunk, count)) for start in range(0, count, self.chunk)]
 
 
 class _InfoNCE(torch.autograd.Function):
     """Sum over anchor-positive pairs of logsumexp(positives and negatives) - similarity, per anchor.
 
-    Where the keys are patches of the batch, anchor n is the patch of key `own` + n, which it leaves out;
-    keys of a bank have `own` None.
-
     Similarity is anchor . key, or anchor . (weight^T key) where a weight (J, R) is given. Keys are met
-    in chunks, and the anchors' gradient is gathered on the same way; the weight's takes a second way.
+    in chunks; the first pass gathers the anchors' gradient as well, the weight's takes a second pass.
     Memory is bounded by anchors x chunk and keys x R. Similarities are at most 1 / temperature, which is
     subtracted for stability.
     """
 
     @staticmethod
     def forward(
-        ctx, anchors, weight, keys, rows, anchor_concept, key_concept, positive, counted, own, temperature, chunk
-    ):
+        ctx: Any, anchors: Float[Tensor, "n r"], weight: Float[Tensor, "j r"] | None, pairs: _Pairs
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return the sum over the positives of each anchor, and their number."""
+        positive, own, temperature = pairs.positive, pairs.own, pairs.temperature
+        keys, anchor_concept, key_concept = pairs.keys, pairs.anchor_concept, pairs.keys.concepts
         partition, pull = anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
         sums, reduced = anchors.new_zeros(len(positive), anchors.shape[1]), []
-        counted = counted[anchor_concept].T.contiguous()  # (K, N), so that a key's row is copied as a whole
-        room = _Room(keys, anchors, min(chunk, len(rows)))
-        for part in _slices(len(rows), chunk):
-            near = room.rows(keys, rows[part]) if weight is None else room.rows(keys, rows[part]) @ weight
-            odds = room.odds(near, anchors, counted, key_concept[part], own, part.start, temperature)
+        workspace = _Workspace(anchors, pairs)
+        for rows in pairs.chunks():
+            vectors = workspace.vectors(rows)
+            near = vectors if weight is None else vectors @ weight
+            odds = workspace.odds(near, rows)
             partition += odds.sum(dim=0)
             pull += odds.T @ near
-            sums.index_add_(0, key_concept[part], near)
+            sums.index_add_(0, key_concept[rows], near)
             reduced += [] if weight is None else [near]
-        held = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
-        attraction, pairs = (positive @ sums)[anchor_concept], (positive @ held)[anchor_concept]
+        key_count = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
+        attraction, count = (positive @ sums)[anchor_concept], (positive @ key_count)[anchor_concept]
         if own is not None:
-            itself, mine = positive.diagonal()[anchor_concept], slice(own, own + len(anchors))
-            attraction = attraction - itself[:, None] * (keys[mine] if weight is None else torch.cat(reduced)[mine])
-            pairs = pairs - itself
+            itself, own_keys = positive.diagonal()[anchor_concept], slice(own, own + len(anchors))
+            own_vectors = keys.vectors[own_keys] if weight is None else torch.cat(reduced)[own_keys]
+            attraction = attraction - itself[:, None] * own_vectors
+            count = count - itself
         partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
-        total = pairs * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
-        slope = ((pairs / partition)[:, None] * pull - attraction) / temperature
-        ctx.save_for_backward(
-            slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, pairs / partition, *reduced
-        )
-        ctx.own, ctx.temperature, ctx.chunk = own, temperature, chunk
-        ctx.mark_non_differentiable(pairs)
-        return total, pairs
+        total = count * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
+        slope = ((count / partition)[:, None] * pull - attraction) / temperature
+        ctx.save_for_backward(slope, anchors, count / partition, *reduced)
+        ctx.pairs = pairs
+        ctx.mark_non_differentiable(count)
+        return total, count
 
     @staticmethod
-    def backward(ctx, grad_total, grad_pairs):
-        slope, anchors, keys, rows, anchor_concept, key_concept, positive, counted, share, *reduced = ctx.saved_tensors
-        grad_weight = None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the anchors and of the weight."""
+        slope, anchors, share, *reduced = ctx.saved_tensors
+        pairs: _Pairs = ctx.pairs
+        grad_total, grad_weight = grads[0], None
         if reduced:
+            key_concept, own = pairs.keys.concepts, pairs.own
             given = grad_total[:, None] * anchors
-            by_concept = anchors.new_zeros(len(positive), anchors.shape[1]).index_add_(0, anchor_concept, given)
-            from_positives = positive.T @ by_concept
-            grad_weight = anchors.new_zeros(keys.shape[1], anchors.shape[1])
-            room = _Room(keys, anchors, min(ctx.chunk, len(rows)))
-            for part, near in zip(_slices(len(rows), ctx.chunk), reduced, strict=True):
-                odds = room.odds(near, anchors, counted, key_concept[part], ctx.own, part.start, ctx.temperature)
-                grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[part]]
-                if ctx.own is not None:
-                    low, high = max(part.start, ctx.own), min(part.stop, ctx.own + len(anchors))
-                    itself = positive.diagonal()[key_concept[low:high], None]
-                    grad_near[low - part.start : high - part.start] += itself * given[low - ctx.own : high - ctx.own]
-                grad_weight += room.rows(keys, rows[part]).T @ grad_near / ctx.temperature
-        return grad_total[:, None] * slope, grad_weight, *(None,) * 9
+            by_concept = anchors.new_zeros(len(pairs.positive), anchors.shape[1])
+            from_positives = pairs.positive.T @ by_concept.index_add_(0, pairs.anchor_concept, given)
+            grad_weight = anchors.new_zeros(pairs.keys.vectors.shape[1], anchors.shape[1])
+            workspace = _Workspace(anchors, pairs)
+            for rows, near in zip(pairs.chunks(), reduced, strict=True):
+                odds = workspace.odds(near, rows)
+                grad_near = odds @ (share[:, None] * given) - from_positives[key_concept[rows]]
+                if own is not None:
+                    low, high = max(rows.start, own), min(rows.stop, own + len(anchors))
+                    itself = pairs.positive.diagonal()[key_concept[low:high], None]
+                    grad_near[low - rows.start : high - rows.start] += itself * given[low - own : high - own]
+                grad_weight += workspace.vectors(rows).T @ grad_near / pairs.temperature
+        return grad_total[:, None] * slope, grad_weight, None
 
 
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-class _Room:
+class _Workspace:
     """Memory that each chunk of M keys is worked on in, in turn: fresh pages for each took longer than the copies."""
 
-    def __init__(self, keys: Float[Tensor, "k j"], anchors: Float[Tensor, "n r"], chunk: int) -> None:
-        self._rows = keys.new_empty(chunk, keys.shape[1])
-        self._counted, self._odds = anchors.new_empty(2, chunk, len(anchors))
+    def __init__(self, anchors: Float[Tensor, "n r"], pairs: _Pairs) -> None:
+        size = min(pairs.chunk, len(pairs.keys.rows))
+        self._pairs, self._anchors = pairs, anchors
+        self._vectors = pairs.keys.vectors.new_empty(size, pairs.keys.vectors.shape[1])
+        self._counted, self._odds = anchors.new_empty(2, size, len(anchors))
 
-    def rows(self, keys: Float[Tensor, "k j"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m j"]:
-        """keys[rows], until the next call."""
-        return torch.index_select(keys, 0, rows, out=self._rows[: len(rows)])
+    def vectors(self, rows: slice) -> Float[Tensor, "m j"]:
+        """Return the vectors of a chunk of keys, until the next call."""
+        chosen = self._pairs.keys.rows[rows]
+        return torch.index_select(self._pairs.keys.vectors, 0, chosen, out=self._vectors[: len(chosen)])
 
-    def odds(
-        self, near: Tensor, anchors: Tensor, counted: Tensor, concept: Tensor, own: int | None, start: int,
-        temperature: float,
-    ) -> Float[Tensor, "m n"]:  # fmt: skip
-        """exp((similarity - 1) / temperature) of keys (M, R) and anchors (N, R), until the next call.
+    def odds(self, near: Float[Tensor, "m r"], rows: slice) -> Float[Tensor, "m n"]:
+        """Return exp((similarity - 1) / temperature) of a chunk of keys and all anchors, until the next call.
 
-        0 where a pair does not count by `counted` (K, N) and the keys' `concept` (M,), or is an anchor and itself.
+        It is 0 where a pair does not count, or is an anchor and itself.
         """
-        counts = torch.index_select(counted, 0, concept, out=self._counted[: len(near)])
-        odds = torch.mm(near, (anchors / temperature).T, out=self._odds[: len(near)])
-        odds.sub_(1 / temperature).exp_().mul_(counts)
-        if own is not None and start - own < len(anchors) and own - start < len(near):
-            odds.diagonal(start - own).zero_()
+        pairs, count = self._pairs, len(near)
+        counts = torch.index_select(pairs.counted, 0, pairs.keys.concepts[rows], out=self._counted[:count])
+        odds = torch.mm(near, (self._anchors / pairs.temperature).T, out=self._odds[:count])
+        odds.sub_(1 / pairs.temperature).exp_().mul_(counts)
+        if pairs.own is not None and -count < rows.start - pairs.own < len(self._anchors):
+            odds.diagonal(rows.start - pairs.own).zero_()
         return odds
 
 
@@ -124,38 +149,45 @@ def concept_contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Return `cause_lite.frontdoor.concept_contrastive_loss`, faster and in bounded memory.
 
-    `projected` may be the pair (x (B, P, R), linear layer R -> J) that it is computed from: the same
-    value, and gradients for x and the layer, from products of width R + 1 in place of J.
-
-    Memory is bounded by anchors x `chunk` keys: 4,096 of them on a CPU, whose caches such a piece suits, else more. The other parameters are those of the plain form.
+    Parameters
+    ----------
+    projected
+        The student's projections (B, P, J), or the pair (x (B, P, R), linear layer R -> J) that they are computed
+        from: the value is the same, and x and the layer get gradients from products of width R + 1 in place of J.
+    chunk
+        Keys at once; memory is bounded by anchors x `chunk`. By default 4,096 on a CPU, whose caches hold that much,
+        and 65,536 on another device. The other parameters are those of the plain form.
     """
     x, linear = projected if isinstance(projected, tuple) else (projected, None)
     batch, patches, _ = x.shape
     concept = quantize(features, codebook)[1].flatten()
     unit = F.normalize(codebook.detach(), dim=-1)
-    alike = unit @ unit.T
+    cosine = unit @ unit.T
     wide = x.dtype if x.dtype == torch.float64 else torch.float32
-    positive = (alike > positive_threshold).to(wide)
-    counted = ((alike > positive_threshold) | (alike < negative_threshold)).to(wide)
-    mine = concept[first * patches : (first + batch) * patches]
+    positive = (cosine > positive_threshold).to(wide)
+    counted = ((cosine > positive_threshold) | (cosine < negative_threshold)).to(wide)
+    anchor_concept = concept[first * patches : (first + batch) * patches]
+    counted = counted[anchor_concept].T.contiguous()  # (K, B P), so that a key's row is copied as a whole
     anchors, weight = _anchors(x.to(wide).flatten(0, 1), linear)
-    keys = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
+    vectors = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
     chunk = chunk or (4096 if x.device.type == "cpu" else 65536)
 
-    def term(keys: Tensor, rows: Tensor, key_concept: Tensor, own: int | None) -> Tensor:
-        total, pairs = _InfoNCE.apply(
-            anchors, weight, keys, rows, mine, key_concept, positive, counted, own, temperature, chunk
-        )
-        per_image, pairs = total.view(batch, patches).sum(1), pairs.view(batch, patches).sum(1)
-        return torch.where(pairs > 0, per_image / pairs.clamp(min=1), 0).mean()
+    def term(keys: BankKeys, own: int | None) -> Tensor:
+        pairs = _Pairs(anchor_concept, keys, positive, counted, own, temperature, chunk)
+        total, count = _InfoNCE.apply(anchors, weight, pairs)
+        per_image, count = total.view(batch, patches).sum(1), count.view(batch, patches).sum(1)
+        return torch.where(count > 0, per_image / count.clamp(min=1), 0).mean()
 
-    loss = term(keys, torch.arange(len(keys), device=keys.device), concept, own=first * patches)
+    batch_keys = BankKeys(vectors, torch.arange(len(vectors), device=vectors.device), concept)
+    loss = term(batch_keys, own=first * patches)
     stored = bank_keys(bank)
-    return loss if stored is None else (loss + term(stored.vectors.to(wide), stored.rows, stored.concepts, None)) / 2
+    if stored is None:
+        return loss
+    return (loss + term(stored._replace(vectors=stored.vectors.to(wide)), own=None)) / 2
 
 
 def _anchors(x: Float[Tensor, "n r"], linear: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Unit anchors (N, J); or, for a wide linear layer, (x, 1) over its output's norm, and its matrix (J, R + 1)."""
+    """Return unit anchors (N, J); or, for a wide linear layer, (x, 1) over its output's norm, and its matrix."""
     if linear is None:
         return F.normalize(x, dim=-1), None
     if 2 * (linear.in_features + 1) > linear.out_features:  # too narrow to gain anything

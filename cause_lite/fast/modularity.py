@@ -1,4 +1,4 @@
-"""The strongest concept that two patches share, exactly, without the (B, K, P, P) tensor of the plain form.
+"""Find the strongest concept that two patches share, exactly, without the (B, K, P, P) tensor of the plain form.
 
 Each patch's strongest concepts are tried first. What both patches of a pair leave out is bounded by the product of
 their strongest concepts not tried, so only pairs below that bound are searched in full.
@@ -6,11 +6,13 @@ their strongest concepts not tried, so only pairs below that bound are searched 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-KEPT = 96  # strongest concepts of a patch that are tried first
+TRIED_FIRST = 96  # strongest concepts of a patch
 
 
 def products_at_once(device: torch.device) -> int:
@@ -24,7 +26,7 @@ def _by_strongest(membership: Float[Tensor, "b p k"]) -> tuple[Float[Tensor, "b 
     Memory: a few (B, P, P) and `products_at_once` numbers, whatever K is.
     """
     (images, patches, concepts), most = membership.shape, products_at_once(membership.device)
-    kept = min(KEPT, concepts)
+    kept = min(TRIED_FIRST, concepts)
     strong, which = membership.topk(min(kept + 1, concepts), dim=2)
     by_concept = membership.mT.contiguous().flatten(0, 1)
     first = torch.arange(images, device=membership.device).view(-1, 1, 1) * concepts
@@ -51,22 +53,25 @@ class StrongestSharedConcept(torch.autograd.Function):
     """max_k C_ik C_jk for every pair of patches, (B, P, K) -> (B, P, P), without the (B, K, P, P) tensor."""
 
     @staticmethod
-    def forward(ctx, membership: Tensor) -> Tensor:
-        ctx.together = max(1, products_at_once(membership.device) // (KEPT * membership.shape[1] ** 2))  # images
+    def forward(ctx: Any, membership: Float[Tensor, "b p k"]) -> Float[Tensor, "b p p"]:
+        """Return the maxima, and keep the winning concepts for the gradient."""
+        ctx.together = max(1, products_at_once(membership.device) // (TRIED_FIRST * membership.shape[1] ** 2))  # images
         best, winner = zip(*map(_by_strongest, membership.split(ctx.together)), strict=True)
         ctx.save_for_backward(membership, *winner)
         return torch.cat(best)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Give each pair's gradient to the memberships of both patches in the winning concept."""
+        grad = grads[0]
         membership, *winners = ctx.saved_tensors
         slope = torch.zeros_like(membership)
-        parts = (value.split(ctx.together) for value in (slope, membership, grad))
-        for winner, part, member, pull in zip(winners, *parts, strict=True):
+        chunks = (value.split(ctx.together) for value in (slope, membership, grad))
+        for winner, chunk_slope, member, pull in zip(winners, *chunks, strict=True):
             index = winner.long()
-            # d best_ij / d C_ik = C_jk for the winner k; a pair (i, j) is met from both of its ends.
+            # d best_ij / d C_ik = C_jk for the winner k; each pair counts from both of its ends.
             other = member.gather(2, index.mT).mT
-            part.scatter_add_(2, index, (pull + pull.mT) * other)
+            chunk_slope.scatter_add_(2, index, (pull + pull.mT) * other)
         return slope
 
 
