@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, VitBackbone, build_vit
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
+from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, scenes
 

@@ -10,27 +10,28 @@ import pytest
 import scipy.stats
 import sympy
 
-from cause_lite.theory import causal
+from cause_lite.theory import estimand, estimators
+from cause_lite.theory.model import LinearModel
 
 
 def test_the_adjusted_estimate_is_right_where_the_naive_one_is_wrong():
-    model = causal.LinearModel()
+    model = LinearModel()
     data = model.sample(20_000, np.random.default_rng(0))
-    assert causal.frontdoor_effect(data) == pytest.approx(model.effect, abs=0.05)
-    assert abs(causal.naive_effect(data) - model.effect) > 0.3
+    assert estimators.frontdoor_effect(data) == pytest.approx(model.effect, abs=0.05)
+    assert abs(estimators.naive_effect(data) - model.effect) > 0.3
 
 
 def test_intervention_in_the_simulator_shows_the_effect():
-    model, rng = causal.LinearModel(), np.random.default_rng(1)
+    model, rng = LinearModel(), np.random.default_rng(1)
     means = [model.sample(40_000, rng, do_t=np.full(40_000, t))["Y"].mean() for t in (0.0, 1.0)]
     assert means[1] - means[0] == pytest.approx(model.effect, abs=0.05)
 
 
 @pytest.mark.parametrize("broken", [{"u_to_m": 1.0}, {"t_to_y": 1.0}])
 def test_a_broken_assumption_brings_the_bias_back(broken):
-    model = causal.LinearModel(**broken)
+    model = LinearModel(**broken)
     data = model.sample(20_000, np.random.default_rng(2))
-    assert abs(causal.frontdoor_effect(data) - model.effect) > 0.2
+    assert abs(estimators.frontdoor_effect(data) - model.effect) > 0.2
 
 
 def binary_sample(count: int, rng: np.random.Generator, do_t: int | None = None) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def binary_sample(count: int, rng: np.random.Generator, do_t: int | None = None)
 
 def test_the_discrete_formula_matches_intervention():
     rng = np.random.default_rng(3)
-    found = causal.frontdoor_discrete(binary_sample(100_000, rng))
+    found = estimators.frontdoor_discrete(binary_sample(100_000, rng))
     for t in (0, 1):
         assert found.loc[t, 1] == pytest.approx(binary_sample(100_000, rng, do_t=t)["Y"].mean(), abs=0.01)
         assert found.loc[t].sum() == pytest.approx(1)
@@ -52,56 +53,54 @@ def test_the_discrete_formula_matches_intervention():
 def test_missing_support_is_an_error():
     data = pd.DataFrame({"T": [0, 0, 1], "M": [0, 1, 1], "Y": [0, 1, 1]})
     with pytest.raises(ValueError, match="T = 1 and M = 0"):
-        causal.frontdoor_discrete(data)
+        estimators.frontdoor_discrete(data)
 
 
 def test_the_interval_covers_the_effect():
-    model = causal.LinearModel()
+    model = LinearModel()
     data = model.sample(2000, np.random.default_rng(4))
-    low, high = causal.bootstrap_interval(data, causal.frontdoor_effect, np.random.default_rng(5))
+    low, high = estimators.bootstrap_interval(data, estimators.frontdoor_effect, np.random.default_rng(5))
     assert low < model.effect < high
 
 
-def random_model(rng: np.random.Generator) -> causal.LinearModel:
+def random_model(rng: np.random.Generator) -> LinearModel:
     """A front-door model with coefficients of either sign, and a confounder strong enough to matter."""
     size = lambda low, high: rng.uniform(low, high) * rng.choice([-1, 1])  # noqa: E731
-    return causal.LinearModel(
-        t_to_m=size(0.3, 1.5), m_to_y=size(0.3, 1.5), u_to_t=size(0.7, 1.5), u_to_y=size(0.7, 1.5)
-    )
+    return LinearModel(t_to_m=size(0.3, 1.5), m_to_y=size(0.3, 1.5), u_to_t=size(0.7, 1.5), u_to_y=size(0.7, 1.5))
 
 
 def test_intervals_cover_the_effect_as_often_as_they_say():
     """Twenty random models: the front door's 95% interval holds the truth about 19 times, the naive one hardly ever."""
-    held = {causal.frontdoor_effect: 0, causal.naive_effect: 0}
+    covered = {estimators.frontdoor_effect: 0, estimators.naive_effect: 0}
     for seed in range(20):
         rng = np.random.default_rng(100 + seed)
         model = random_model(rng)
         data = model.sample(1000, rng)
-        for estimate in held:
-            low, high = causal.bootstrap_interval(data, estimate, rng)
-            held[estimate] += low < model.effect < high
+        for estimate in covered:
+            low, high = estimators.bootstrap_interval(data, estimate, rng)
+            covered[estimate] += low < model.effect < high
     # Fewer than 15 of 20 would happen to a true 95% interval in less than one case of a thousand.
     assert scipy.stats.binom.cdf(14, 20, 0.95) < 1e-3
-    assert held[causal.frontdoor_effect] >= 15
-    assert held[causal.naive_effect] <= 2
+    assert covered[estimators.frontdoor_effect] >= 15
+    assert covered[estimators.naive_effect] <= 2
 
 
 def test_dowhy_identifies_the_same_estimand():
     """From the graph alone: E[dY/dM dM/dT], with M in between and T closing the back door of M."""
-    data = causal.LinearModel().sample(200, np.random.default_rng(0)).drop(columns="U")
+    data = LinearModel().sample(200, np.random.default_rng(0)).drop(columns="U")
     graph = nx.DiGraph([("T", "M"), ("M", "Y"), ("U", "T"), ("U", "Y")])
     found = dowhy.CausalModel(data, treatment="T", outcome="Y", graph=graph).identify_effect()
     theirs = found.estimands["frontdoor"]["estimand"]
     plain = {symbol: sympy.Symbol(symbol.name.strip("[]")) for symbol in theirs.free_symbols}
-    assert sympy.simplify(theirs.xreplace(plain) - causal.frontdoor_estimand()) == 0
+    assert sympy.simplify(theirs.xreplace(plain) - estimand.frontdoor_estimand()) == 0
     assert found.get_frontdoor_variables() == ["M"]
-    estimated = causal.frontdoor_estimand("linear").subs({"a": 0.8, "b": 1.5})
-    assert float(estimated) == pytest.approx(causal.LinearModel().effect)
+    estimated = estimand.linear_estimand().subs({"a": 0.8, "b": 1.5})
+    assert float(estimated) == pytest.approx(LinearModel().effect)
 
 
 @pytest.mark.parametrize("cut", [("T", "M"), ("M", "Y")])
 def test_no_estimand_where_the_mediator_carries_nothing(cut):
-    data = causal.LinearModel().sample(200, np.random.default_rng(0)).drop(columns="U")
+    data = LinearModel().sample(200, np.random.default_rng(0)).drop(columns="U")
     edges = [e for e in [("T", "M"), ("M", "Y"), ("U", "T"), ("U", "Y"), ("T", "Y")] if e != cut]
     model = dowhy.CausalModel(data, treatment="T", outcome="Y", graph=nx.DiGraph(edges))
     assert not model.identify_effect(proceed_when_unidentifiable=True).get_frontdoor_variables()

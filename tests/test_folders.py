@@ -12,7 +12,7 @@ import cause_lite
 from cause_lite import checkpoints, datasets
 from cause_lite.checkpoints import hub
 from cause_lite.checkpoints.export import export
-from cause_lite.checkpoints.ours import shape_of, write_shape
+from cause_lite.checkpoints.segmenter_folder import shape_of, write_shape
 from cause_lite.datasets import scenes
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to, load_training

@@ -22,9 +22,9 @@ def stored(folder: Path, compute: Callable = VECTORS.__getitem__) -> PatchStore:
     return PatchStore(folder / "v", VECTORS.shape, VECTORS.dtype, compute, "Vectors")
 
 
-@pytest.mark.parametrize("kept", [0, 3, 7, 100])
+@pytest.mark.parametrize("budget", [0, 3, 7, 100])
 @given(which=st.lists(st.integers(0, 6), min_size=1), patch=st.integers(0, 3))
-def test_any_budget_reads_the_same(tmp_path_factory, kept, which, patch):
+def test_any_budget_reads_the_same(tmp_path_factory, budget, which, patch):
     asked = []
 
     def compute(numbers):
@@ -32,20 +32,20 @@ def test_any_budget_reads_the_same(tmp_path_factory, kept, which, patch):
         return VECTORS[numbers]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CAUSE_FEATURE_BUDGET", str(kept * ONE_IMAGE * 1.001))
+        patched.setenv("CAUSE_FEATURE_BUDGET", str(budget * ONE_IMAGE * 1.001))
         store = stored(tmp_path_factory.mktemp("store"), compute)
-    assert store.kept == min(kept, 7)
+    assert store.stored == min(budget, 7)
     asked.clear()
     numbers = torch.tensor(which)
     assert torch.equal(store[numbers], VECTORS[numbers])
     assert torch.equal(store.at(numbers, torch.full_like(numbers, patch)), VECTORS[numbers, patch])
     assert torch.equal(store[2:6], VECTORS[2:6])
-    assert all(number >= store.kept for number in asked)
+    assert all(number >= store.stored for number in asked)
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
     first = stored(tmp_path)
-    file = tmp_path / f"v-{first.kept}.npy"
+    file = tmp_path / f"v-{first.stored}.npy"
     file.write_bytes(file.read_bytes()[:150])
     assert torch.equal(stored(tmp_path)[:], VECTORS)
     assert np.load(file).shape == VECTORS.shape

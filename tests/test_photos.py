@@ -12,7 +12,7 @@ from PIL import Image
 
 from cause_lite import datasets
 from cause_lite.backbones import pretrain_photos
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Cut, Views
 from cause_lite.datasets import photos

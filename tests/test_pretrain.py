@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from cause_lite.backbones import pretrain
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone, pretrain
 
 
 @pytest.fixture

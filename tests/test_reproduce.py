@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.lab import rehearsal, reproduce
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.recipes import row, rows

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cause_lite import checkpoints, datasets
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.datasets import downloads, scenes
 from cause_lite.datasets.images import read_ids, read_mat_ids, read_rgb
 from cause_lite.head import build_head

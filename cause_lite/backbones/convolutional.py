@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.backbones.frozen import IMAGE_MEAN, IMAGE_STD, Backbone
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, Colour
 from cause_lite.runtime.files import UserError, read_json
 
 
@@ -48,15 +48,12 @@ class ConvBackbone(Backbone):
     centre: Tensor
 
     def __init__(
-        self, network: nn.Module, name: str, mean: tuple, std: tuple, centre: Tensor, patch: int = 8, shrink: int = 1
+        self, network: nn.Module, name: str, mean: Colour, std: Colour, centre: Tensor, patch: int = 8, shrink: int = 1
     ) -> None:
         super().__init__(network.forward, name, mean, std)
         self.network, self.patch, self.shrink = network.eval().requires_grad_(False), patch, shrink
         self.dim = sum(widths_of(network))
         self.register_buffer("centre", centre)
-
-    def about(self) -> str:
-        return f"patch {self.patch}, shrunk {self.shrink}"
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:

@@ -27,19 +27,31 @@ BATCH = 32
 
 
 def disk_budget() -> float:
-    """Bytes that one file of patch vectors may take: $CAUSE_FEATURE_BUDGET gigabytes (50), and half the free disk."""
-    wanted = os.environ.get("CAUSE_FEATURE_BUDGET", "50")
+    """Return the bytes that one file of patch vectors may take.
+
+    $CAUSE_FEATURE_BUDGET says how many gigabytes (50 by default); half of the free disk is the limit in any case.
+    Raises UserError when the variable holds no number.
+    """
+    gigabytes = os.environ.get("CAUSE_FEATURE_BUDGET", "50")
     try:
-        return min(float(wanted) * 1e9, shutil.disk_usage(cache_dir()).free / 2)
+        return min(float(gigabytes) * 1e9, shutil.disk_usage(cache_dir()).free / 2)
     except ValueError as error:
-        raise UserError(f"CAUSE_FEATURE_BUDGET={wanted!r}: give a number of gigabytes") from error
+        raise UserError(f"CAUSE_FEATURE_BUDGET={gigabytes!r}: expected a number of gigabytes") from error
 
 
 class PatchStore:
-    """Vectors (N, P, D) of N images, read by image numbers. The first `kept` lie in a memory-mapped file.
+    """Vectors (N, P, D) of N images, read by image numbers; memory does not grow with N.
 
-    `compute` turns image numbers (n,) into vectors (n, P, D) of `dtype`; it is called in order once to
-    fill the file, and later for images beyond the budget. Memory does not grow with N.
+    The vectors of the first `stored` images lie in a memory-mapped file; those of the others are computed at each
+    reading.
+
+    Parameters
+    ----------
+    path : the file's path, to which the number of stored images and `.npy` are added
+    shape : (N, P, D)
+    dtype : of the vectors
+    compute : image numbers (n,) -> vectors (n, P, D) of `dtype`; called in order once to fill the file
+    note : what the progress bar says while the file is filled
     """
 
     def __init__(
@@ -51,58 +63,57 @@ class PatchStore:
         note: str,
     ) -> None:
         self._compute, self.shape, self.dtype = compute, torch.Size(shape), dtype
-        self.kept = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
-        path = path.with_name(f"{path.name}-{self.kept}.npy")
+        self.stored = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
+        path = path.with_name(f"{path.name}-{self.stored}.npy")
         with parallel.main_process_first():
-            self._held = self._open(path) if self.kept else torch.empty(0, *self.shape[1:], dtype=dtype)
-            if self._held is None:
-                write_whole(path, lambda part: self._fill(part, note))
-                self._held = self._open(path)
+            empty = torch.empty(0, *self.shape[1:], dtype=dtype)
+            self._vectors = self._read_or_fill(path, note) if self.stored else empty
 
-    def _open(self, path: Path) -> Tensor | None:
-        """The file's tensor; None when it is absent, cut short or of another shape."""
+    def _read_or_fill(self, path: Path, note: str) -> Tensor:
+        """Return the file's tensor; the file is made again when it is absent, cut short or of another shape."""
         with contextlib.suppress(OSError, ValueError):
-            held = torch.from_numpy(np.load(path, mmap_mode="c"))
-            if held.shape == (self.kept, *self.shape[1:]) and held.dtype == self.dtype:
-                return held
-        return None
+            vectors = torch.from_numpy(np.load(path, mmap_mode="c"))
+            if vectors.shape == (self.stored, *self.shape[1:]) and vectors.dtype == self.dtype:
+                return vectors
+        write_whole(path, lambda part: self._fill(part, note))
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
 
     def _fill(self, part: Path, note: str) -> None:
+        """Compute the stored images' vectors into a new file."""
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
-        held = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(self.kept, *self.shape[1:]))
-        for which in track(torch.arange(self.kept).split(BATCH), note):
-            held[which.numpy()] = self._compute(which).numpy()
-        held.flush()
+        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(self.stored, *self.shape[1:]))
+        for numbers in track(torch.arange(self.stored).split(BATCH), note):
+            vectors[numbers.numpy()] = self._compute(numbers).numpy()
+        vectors.flush()
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, which: slice | Int[Tensor, " n"]) -> Float[Tensor, "n p d"]:
-        """The vectors of some images, in the order asked for."""
-        which = torch.arange(len(self))[which] if isinstance(which, slice) else which
-        if bool((which < self.kept).all()):
-            return self._held[which]
-        found = torch.empty(len(which), *self.shape[1:], dtype=self.dtype)
-        stored = which < self.kept
-        found[stored] = self._held[which[stored]]
-        places = (~stored).nonzero()[:, 0]
-        for place in places.split(BATCH):
-            found[place] = self._compute(which[place])
-        return found
+        """Return the vectors of some images, in the order asked for."""
+        numbers = torch.arange(len(self))[which] if isinstance(which, slice) else which
+        in_file = numbers < self.stored
+        if bool(in_file.all()):
+            return self._vectors[numbers]
+        vectors = torch.empty(len(numbers), *self.shape[1:], dtype=self.dtype)
+        vectors[in_file] = self._vectors[numbers[in_file]]
+        for places in (~in_file).nonzero()[:, 0].split(BATCH):
+            vectors[places] = self._compute(numbers[places])
+        return vectors
 
     def at(self, image: Int[Tensor, " n"], patch: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """Single patches, by image and patch number."""
-        found = torch.empty(len(image), self.shape[2], dtype=self.dtype)
-        order = image.argsort(stable=True)
-        for rows in order.split(1024):
+        """Return the vectors of single patches, by image and patch number."""
+        vectors = torch.empty(len(image), self.shape[2], dtype=self.dtype)
+        for rows in image.argsort(stable=True).split(1024):
             numbers, inverse = image[rows].unique(return_inverse=True)
             for low in range(0, len(numbers), BATCH):
-                mine = (inverse >= low) & (inverse < low + BATCH)
-                found[rows[mine]] = self[numbers[low : low + BATCH]][inverse[mine] - low, patch[rows[mine]]]
-        return found
+                in_batch = (inverse >= low) & (inverse < low + BATCH)
+                images = self[numbers[low : low + BATCH]]
+                vectors[rows[in_batch]] = images[inverse[in_batch] - low, patch[rows[in_batch]]]
+        return vectors
 
     def sample(self, rows: int, generator: torch.Generator, images: int = 2000) -> Float[Tensor, "n d"]:
-        """At most `rows` patches from at most `images` images, drawn without replacement of images."""
+        """Return at most `rows` patches from at most `images` images, each drawn without replacement."""
         count, patches, _ = self.shape
         chosen = torch.randperm(count, generator=generator)[:images]
         picked = torch.randperm(len(chosen) * patches, generator=generator)[:rows]
@@ -110,18 +121,20 @@ class PatchStore:
 
 
 def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) -> PatchStore:
-    """Half-precision features of images (N, H, W, 3) uint8; the file's key covers the weights and the pixels
-    (of images on demand: the files' names, sizes and times)."""
+    """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
+
+    The file's name is a hash of the images' content and of everything in `backbone` that decides their features.
+    """
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
     if isinstance(images, Lazy):
         digest.update(images.fingerprint().encode())
     else:
         for start in range(0, len(images), 256):
-            digest.update(np.ascontiguousarray(images[start : start + 256]))
+            digest.update(np.ascontiguousarray(images[start : start + 256]).data)
     path = cache_dir() / "features" / digest.hexdigest()[:20]
     patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
     shape = (len(images), patches, backbone.dim)
-    return PatchStore(path, shape, torch.float16, lambda which: backbone.features(images[which.numpy()]), note)
+    return PatchStore(path, shape, torch.float16, lambda numbers: backbone.features(images[numbers.numpy()]), note)
 
 
 def module_outputs(module: nn.Module, store: PatchStore, folder: Path) -> PatchStore:
@@ -132,30 +145,30 @@ def module_outputs(module: nn.Module, store: PatchStore, folder: Path) -> PatchS
     device = next(module.parameters()).device
 
     @torch.no_grad()
-    def compute(which: Tensor) -> Tensor:
-        return module.eval()(store[which].float().to(device)).cpu()
+    def compute(numbers: Tensor) -> Tensor:
+        return module.eval()(store[numbers].float().to(device)).cpu()
 
     width = compute(torch.arange(1)).shape[2]
     return PatchStore(folder / "outputs", (*store.shape[:2], width), torch.float32, compute, "Head outputs")
 
 
 def prefetched(items: Iterable[Item], load: Callable[[Item], Tensor]) -> Iterator[tuple[Item, Tensor]]:
-    """(item, load(item)) in order, each loaded in a thread while its predecessor is in use."""
+    """Yield (item, load(item)) in order, each loaded in a thread while its predecessor is in use."""
     with ThreadPoolExecutor(1) as loader:
-        waiting = None
+        previous = None
         for item in items:
-            coming = (item, loader.submit(load, item))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            current = (item, loader.submit(load, item))
+            if previous is not None:
+                yield previous[0], previous[1].result()
+            previous = current
+        if previous is not None:
+            yield previous[0], previous[1].result()
 
 
 def shares(
     store: PatchStore, batches: Iterable[Tensor], device: torch.device
 ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
     """Yield this process's image numbers of each batch and their vectors on the device, each read ahead."""
-    numbers = (parallel.share(batch) for batch in batches)
-    for which, vectors in prefetched(numbers, lambda which: store[which].float()):
-        yield which, vectors.to(device)
+    parts = (parallel.share(batch) for batch in batches)
+    for numbers, vectors in prefetched(parts, lambda numbers: store[numbers].float()):
+        yield numbers, vectors.to(device)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, VitBackbone, build_vit
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
+from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.datasets import load_split
 from cause_lite.runtime.files import UserError, write_json, write_whole
 from cause_lite.runtime.progress import bar, track

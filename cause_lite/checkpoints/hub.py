@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: a segmenter's folder is pushed to it and read back from it."""
+"""Share a segmenter's model folder on the Hugging Face Hub, and read one from there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ FILES = ("segmenter.json", "segmenter.safetensors", "README.md", "backbone/vit.j
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:
-    """Upload an exported folder as OWNER/NAME -> its address. Raises UserError when it is none, or is refused."""
-    if not (Path(folder) / "README.md").exists() or not (Path(folder) / "segmenter.json").exists():
+    """Upload a folder that `export` wrote, and return its address.
+
+    Parameters
+    ----------
+    folder : the model folder
+    name : OWNER/NAME on the Hub
+    private : keep the model private
+
+    Raises
+    ------
+    UserError : when the folder is not exported, or the Hub refuses it
+    """
+    folder = Path(folder)
+    if not (folder / "README.md").exists() or not (folder / "segmenter.json").exists():
         raise UserError(f"{folder}: is no exported folder; run `cause-lite export RUN {folder}` first")
-    return _asked(name, lambda: _upload(Path(folder), name, private))
+    return _call(name, lambda: _upload(folder, name, private))
 
 
 def _upload(folder: Path, name: str, private: bool) -> str:
@@ -27,14 +39,18 @@ def _upload(folder: Path, name: str, private: bool) -> str:
     return str(address)
 
 
-def fetched(name: str) -> Path:
-    """The local copy of the model OWNER/NAME: tensors, JSON and the card, nothing that runs."""
-    return Path(_asked(name, lambda: snapshot_download(name, allow_patterns=list(FILES))))
+def download(name: str) -> Path:
+    """Return the local copy of the model OWNER/NAME: tensors, JSON and the card, nothing that runs.
+
+    Raises UserError when the Hub does not have it or cannot be reached.
+    """
+    return Path(_call(name, lambda: snapshot_download(name, allow_patterns=list(FILES))))
 
 
-def _asked(name: str, ask: Callable[[], str]) -> str:
+def _call(name: str, request: Callable[[], str]) -> str:
+    """Return what a request to the Hub returns; its errors become UserError."""
     try:
-        return ask()
+        return request()
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"hf:{name}: {reason}; check the name, the network, and `hf auth login`") from error

@@ -57,7 +57,7 @@ def pretrain(
 
     `photos` learns from what `cause-lite data photos` packed, and goes on from there when more steps are asked for.
     """
-    from cause_lite.backbones.backbone import pretrained_dir
+    from cause_lite.backbones.loading import pretrained_dir
     from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
     from cause_lite.backbones.pretrain_photos import PhotosConfig, pretrain_and_export_photos
 

@@ -106,7 +106,7 @@ def audit(
     """
     import dataclasses
 
-    from cause_lite.backbones.backbone import load_backbone
+    from cause_lite.backbones import load_backbone
     from cause_lite.lab.audit import audit as audit_of
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import load_training

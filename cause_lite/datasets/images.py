@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from cause_lite.runtime.content import content_hash
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.progress import track
 
@@ -118,12 +119,12 @@ class Lazy:
         return replace(self, mirrored=not self.mirrored)
 
     def fingerprint(self) -> str:
-        """A hash that changes with any file's name, size or time, and with how they are read; reads no pixel."""
-        about = (self.size, self.fit, self.resize, self.crops, self.mirrored)
+        """Return a hash of every file's content and of how files become rows, as hexadecimal digits."""
+        about = (self.size, self.fit, self.resize, self.crops, self.mirrored, self.read.__qualname__)
         digest = hashlib.sha256(repr(about).encode())
-        for file in self.files:
-            held = file.stat()
-            digest.update(f"{file}\0{held.st_size}\0{held.st_mtime_ns}\n".encode())
+        with ThreadPoolExecutor() as readers:
+            for of_file in readers.map(content_hash, self.files):
+                digest.update(of_file)
         return digest.hexdigest()
 
 

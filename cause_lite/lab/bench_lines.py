@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite import checkpoints, mediator
-from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, VitBackbone, load_backbone
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.backbones.feature_store import cached_features
+from cause_lite.backbones.loading import load_backbone
+from cause_lite.backbones.vit import VitBackbone
 from cause_lite.datasets import Split, load_split
 from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features, module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig

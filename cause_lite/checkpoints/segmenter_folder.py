@@ -1,0 +1,154 @@
+"""A fitted segmenter as a folder: segmenter.safetensors holds its weights, segmenter.json says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cause_lite.backbones import load_backbone
+from cause_lite.head import TRHead, build_head
+from cause_lite.probe import ClusterProbe, LinearProbe
+from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
+from cause_lite.segmenter import Segmenter
+
+SHAPE_FILE, WEIGHTS_FILE = "segmenter.json", "segmenter.safetensors"
+Size = Annotated[int, Field(ge=1, le=100_000)]  # a larger one asks for memory that no segmenter needs
+
+
+class SegmenterShape(BaseModel):
+    """What is needed to build an empty segmenter, and where its backbone is.
+
+    Attributes
+    ----------
+    head : the kind of head
+    dim : D, channels of the backbone's features
+    reduced_dim : R, channels of the head's output
+    num_patches : P in training; 1 for the MLP head, which does not depend on it
+    num_concepts : K, rows of the codebook
+    num_classes : rows of the cluster probe
+    size : pixels a side of the square that images are resized to
+    classes : names of the classes that it was fitted on; may be empty
+    backbone : a name for `load_backbone`, or a path below the folder that begins with "./"; None: not known
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    head: Literal["tr", "mlp"]
+    dim: Size
+    reduced_dim: Size
+    num_patches: Size
+    num_concepts: Size
+    num_classes: Size
+    size: Size
+    classes: list[str]
+    backbone: str | None
+
+
+def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
+    """Write a segmenter; saving it twice gives the same bytes.
+
+    segmenter.json is written last: a folder that has it is whole. The backbone's weights are not written.
+
+    Parameters
+    ----------
+    segmenter : what to write
+    folder : where; it is made if absent
+    backbone : the name or folder that `load` takes the backbone from
+    notes : kept in segmenter.json as they are
+    """
+    folder = Path(folder)
+    weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
+    (folder / SHAPE_FILE).unlink(missing_ok=True)
+    write_whole(folder / WEIGHTS_FILE, lambda part: save_file(weights, part))
+    write_shape(folder, shape_of(segmenter) | {"backbone": backbone, "notes": notes or {}})
+
+
+def shape_of(segmenter: Segmenter) -> dict:
+    """Return the fields of `SegmenterShape` that a segmenter itself decides: all but the backbone."""
+    num_classes, reduced_dim = segmenter.cluster_probe.centres.shape
+    positions = len(segmenter.head.query_position) if isinstance(segmenter.head, TRHead) else None
+    return {
+        "head": "mlp" if positions is None else "tr",
+        "dim": segmenter.codebook.shape[1],
+        "reduced_dim": reduced_dim,
+        "num_patches": positions or 1,
+        "num_concepts": len(segmenter.codebook),
+        "num_classes": num_classes,
+        "size": segmenter.size,
+        "classes": list(segmenter.classes),
+    }
+
+
+def write_shape(folder: Path, shape: dict) -> None:
+    """Write segmenter.json, which says what a segmenter is and marks its folder as whole."""
+    write_json(folder / SHAPE_FILE, shape)
+
+
+def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
+    """Return a segmenter that is ready to `.segment(image)`.
+
+    Parameters
+    ----------
+    name : a segmenter that ships (`scenes`), a folder that `save` or `cause-lite export` wrote, or one on the Hugging
+        Face Hub (`hf:OWNER/NAME`)
+    with_backbone : load the backbone too, if segmenter.json names one
+
+    Raises
+    ------
+    UserError : when nothing is found there, or what is found is damaged
+    """
+    if str(name).startswith("hf:"):
+        from cause_lite.checkpoints import hub
+
+        return load(hub.download(str(name).removeprefix("hf:")), with_backbone)
+    folder = _find_folder(name)
+    shape = read_shape(folder / SHAPE_FILE)
+    segmenter, path = empty_segmenter(shape), folder / WEIGHTS_FILE
+    try:
+        segmenter.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: is not the file that {SHAPE_FILE} describes ({error})") from error
+    if with_backbone and shape.backbone:
+        inside = shape.backbone.startswith("./")
+        segmenter.backbone = load_backbone(str(folder / shape.backbone) if inside else shape.backbone)
+    return segmenter.eval()
+
+
+def _find_folder(name: str | Path) -> Path:
+    """Return the folder of a segmenter that ships, or the folder of that path."""
+    for folder in (project_dir() / "data" / "segmenters" / str(name), Path(name)):
+        if (folder / SHAPE_FILE).exists():
+            return folder
+    raise UserError(
+        f"{name}: no segmenter of that name ships and no folder there holds {SHAPE_FILE}; run `cause-lite fit`"
+    )
+
+
+def read_shape(path: Path) -> SegmenterShape:
+    """Read segmenter.json. Raises UserError naming the field that is absent, of another type, or out of range."""
+    try:
+        return SegmenterShape.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = f"`{first['loc'][0]}`" + "".join(f"[{place}]" for place in first["loc"][1:])
+        if first["type"] == "missing":
+            raise UserError(f"{path}: lacks {field}") from error
+        raise UserError(f"{path}: {field} is {first['input']!r}; {first['msg']}") from error
+
+
+def empty_segmenter(shape: SegmenterShape) -> Segmenter:
+    """Return a segmenter of the given shape without backbone, its weights still to be loaded."""
+    codebook = torch.zeros(shape.num_concepts, shape.dim)
+    return Segmenter(
+        build_head(shape.head, shape.dim, shape.reduced_dim, shape.num_patches, codebook),
+        codebook,
+        ClusterProbe(shape.num_classes, shape.reduced_dim),
+        LinearProbe(shape.num_classes, shape.reduced_dim),
+        size=shape.size,
+        classes=tuple(shape.classes),
+    )
