@@ -47,11 +47,16 @@ class PatchStore:
 
     Parameters
     ----------
-    path : the file's path, to which the number of stored images and `.npy` are added
-    shape : (N, P, D)
-    dtype : of the vectors
-    compute : image numbers (n,) -> vectors (n, P, D) of `dtype`; called in order once to fill the file
-    note : what the progress bar says while the file is filled
+    path
+        The file's path, to which the number of stored images and `.npy` are added.
+    shape
+        Images, patches and channels: (N, P, D).
+    dtype
+        The type of the vectors.
+    compute
+        Image numbers (n,) -> vectors (n, P, D) of `dtype`; called in order once to fill the file.
+    note
+        What the progress bar says while the file is filled.
     """
 
     def __init__(

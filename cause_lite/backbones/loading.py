@@ -29,14 +29,17 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
 
     Parameters
     ----------
-    name : a backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite pretrain`
-        wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name
-    positions : how positions are resized for images of another size than in pre-training: as timm does, or as the
-        authors' code does, which is what their published segmenters saw (see `positions`)
+    name
+        A backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite
+        pretrain` wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
+    positions
+        How positions are resized for images of another size than in pre-training: as timm does, or as the authors' code
+        does, which is what their published segmenters saw (see `positions`).
 
     Raises
     ------
-    UserError : when the name is unknown, its weights cannot be had, or positions cannot be resized as asked for
+    UserError
+        When the name is unknown, its weights cannot be had, or positions cannot be resized as asked for.
     """
     authors = positions == "authors"
     for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):

@@ -31,9 +31,12 @@ def resize_positions(
 
     Parameters
     ----------
-    positions : the class token's embedding, then those of a square grid of patches, row by row
-    grid : rows and columns of the wanted grid
-    offset : what is added to the wanted side before it is divided, in patches
+    positions
+        The class token's embedding, then those of a square grid of patches, row by row.
+    grid
+        Rows and columns of the wanted grid.
+    offset
+        What is added to the wanted side before it is divided, in patches.
     """
     side = math.isqrt(positions.shape[1] - 1)
     if grid == (side, side):

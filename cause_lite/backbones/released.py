@@ -18,9 +18,12 @@ class ReleasedEncoder:
 
     Attributes
     ----------
-    url : the authors' address of the file
-    entry : the file's entry that holds the encoder's tensors
-    position_offset : what the authors' code adds to a side when it resizes positions (see `positions`)
+    url
+        The authors' address of the file.
+    entry
+        The file's entry that holds the encoder's tensors.
+    position_offset
+        What the authors' code adds to a side when it resizes positions (see `positions`).
     """
 
     url: str
@@ -45,7 +48,8 @@ def read_encoder(path: Path, entry: str) -> VisionTransformer:
 
     Raises
     ------
-    UserError : when the file is absent or damaged, lacks `entry`, or holds no plain ViT there
+    UserError
+        When the file is absent or damaged, lacks `entry`, or holds no plain ViT there.
     """
     tensors = _encoder_tensors(path, entry)
     try:

@@ -24,11 +24,16 @@ def build_vit(grid: int, patch: int, width: int, depth: int, heads: int) -> Visi
 
     Parameters
     ----------
-    grid : positions a side, so that an image of `grid * patch` pixels a side needs no resized positions
-    patch : pixels a side of a patch, a power of two
-    width : channels of a token
-    depth : number of transformer blocks
-    heads : number of attention heads, a divisor of `width`
+    grid
+        Positions a side, so that an image of `grid * patch` pixels a side needs no resized positions.
+    patch
+        Pixels a side of a patch, a power of two.
+    width
+        Channels of a token.
+    depth
+        Number of transformer blocks.
+    heads
+        Number of attention heads, a divisor of `width`.
     """
     halvings = patch.bit_length() - 1
     stem = ConvStem(

@@ -49,13 +49,17 @@ def export(run: Path, out: Path, licence: str = "mit") -> Path:
 
     Parameters
     ----------
-    run : a folder that `cause-lite fit` wrote
-    out : the model folder; it must not exist
-    licence : an identifier that the Hugging Face Hub knows
+    run
+        A folder that `cause-lite fit` wrote.
+    out
+        The model folder; it must not exist.
+    licence
+        An identifier that the Hugging Face Hub knows.
 
     Raises
     ------
-    UserError : when `run` is no finished fit or `out` exists
+    UserError
+        When `run` is no finished fit or `out` exists.
     """
     run, out = Path(run), Path(out)
     load(run, with_backbone=False)  # what cannot be loaded is not exported
@@ -94,10 +98,14 @@ def card(fit_record: dict, shape: dict, run: Path, licence: str) -> str:
 
     Parameters
     ----------
-    fit_record : fit.json of the run
-    shape : segmenter.json of the model folder
-    run : the run's folder, whose scores.json is read where there is one
-    licence : an identifier that the Hugging Face Hub knows
+    fit_record
+        fit.json of the run.
+    shape
+        segmenter.json of the model folder.
+    run
+        The run's folder, whose scores.json is read where there is one.
+    licence
+        An identifier that the Hugging Face Hub knows.
     """
     config = read_config(fit_record["config"])
     data = Path(config.data.name).name

@@ -18,13 +18,17 @@ def push(folder: Path, name: str, private: bool = False) -> str:
 
     Parameters
     ----------
-    folder : the model folder
-    name : OWNER/NAME on the Hub
-    private : keep the model private
+    folder
+        The model folder.
+    name
+        OWNER/NAME on the Hub.
+    private
+        Keep the model private.
 
     Raises
     ------
-    UserError : when the folder is not exported, or the Hub refuses it
+    UserError
+        When the folder is not exported, or the Hub refuses it.
     """
     folder = Path(folder)
     if not (folder / "README.md").exists() or not (folder / "segmenter.json").exists():

@@ -35,14 +35,19 @@ def load_released(segment: Path, cluster: Path, modular: Path, student: bool = F
 
     Parameters
     ----------
-    segment : segment_mlp.pth or segment_tr.pth, a state dict with both heads and the linear probe
-    cluster : the state dict that holds `cluster_probe` (classes, R)
-    modular : modular.npy, the codebook (K, D)
-    student : take the student's head; by default the teacher's predicts, as in the release
+    segment
+        segment_mlp.pth or segment_tr.pth, a state dict with both heads and the linear probe.
+    cluster
+        The state dict that holds `cluster_probe` (classes, R).
+    modular
+        modular.npy, the codebook (K, D).
+    student
+        Take the student's head; by default the teacher's predicts, as in the release.
 
     Raises
     ------
-    UserError : naming the file, and the tensor that does not fit
+    UserError
+        Naming the file, and the tensor that does not fit.
     """
     codebook, released = _read_codebook(modular), _read_tensors(segment)
     centres = _read_tensors(cluster).get("cluster_probe")

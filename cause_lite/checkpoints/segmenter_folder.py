@@ -25,15 +25,24 @@ class SegmenterShape(BaseModel):
 
     Attributes
     ----------
-    head : the kind of head
-    dim : D, channels of the backbone's features
-    reduced_dim : R, channels of the head's output
-    num_patches : P in training; 1 for the MLP head, which does not depend on it
-    num_concepts : K, rows of the codebook
-    num_classes : rows of the cluster probe
-    size : pixels a side of the square that images are resized to
-    classes : names of the classes that it was fitted on; may be empty
-    backbone : a name for `load_backbone`, or a path below the folder that begins with "./"; None: not known
+    head
+        The kind of head.
+    dim
+        D, channels of the backbone's features.
+    reduced_dim
+        R, channels of the head's output.
+    num_patches
+        P in training; 1 for the MLP head, which does not depend on it.
+    num_concepts
+        K, rows of the codebook.
+    num_classes
+        Rows of the cluster probe.
+    size
+        Pixels a side of the square that images are resized to.
+    classes
+        Names of the classes that it was fitted on; may be empty.
+    backbone
+        A name for `load_backbone`, or a path below the folder that begins with "./"; None: not known.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -56,10 +65,14 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
 
     Parameters
     ----------
-    segmenter : what to write
-    folder : where; it is made if absent
-    backbone : the name or folder that `load` takes the backbone from
-    notes : kept in segmenter.json as they are
+    segmenter
+        What to write.
+    folder
+        Where; it is made if absent.
+    backbone
+        The name or folder that `load` takes the backbone from.
+    notes
+        Kept in segmenter.json as they are.
     """
     folder = Path(folder)
     weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
@@ -94,13 +107,16 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
 
     Parameters
     ----------
-    name : a segmenter that ships (`scenes`), a folder that `save` or `cause-lite export` wrote, or one on the Hugging
-        Face Hub (`hf:OWNER/NAME`)
-    with_backbone : load the backbone too, if segmenter.json names one
+    name
+        A segmenter that ships (`scenes`), a folder that `save` or `cause-lite export` wrote, or one on the Hugging Face
+        Hub (`hf:OWNER/NAME`).
+    with_backbone
+        Load the backbone too, if segmenter.json names one.
 
     Raises
     ------
-    UserError : when nothing is found there, or what is found is damaged
+    UserError
+        When nothing is found there, or what is found is damaged.
     """
     if str(name).startswith("hf:"):
         from cause_lite.checkpoints import hub

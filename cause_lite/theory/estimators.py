@@ -33,11 +33,13 @@ def frontdoor_discrete(data: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    data : columns T, M and Y of category codes
+    data
+        Columns T, M and Y of category codes.
 
     Raises
     ------
-    ValueError : where some (t', m) never occurs although m follows some t: positivity fails there
+    ValueError
+        Where some (t', m) never occurs although m follows some t: positivity fails there.
     """
     mediator = pd.crosstab(data["T"], data["M"], normalize="index")  # P(m | t)
     treatment = data["T"].value_counts(normalize=True)  # P(t')
@@ -65,11 +67,16 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    data : the rows
-    estimate : the statistic
-    rng : where the resamples are drawn from
-    repeats : number of resamples
-    level : the share of resamples between the two ends
+    data
+        The rows.
+    estimate
+        The statistic.
+    rng
+        Where the resamples are drawn from.
+    repeats
+        Number of resamples.
+    level
+        The share of resamples between the two ends.
     """
     count = len(data)
     estimates = [estimate(data.iloc[rng.integers(0, count, count)]) for _ in range(repeats)]

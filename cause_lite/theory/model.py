@@ -14,9 +14,12 @@ class LinearModel:
 
     Attributes
     ----------
-    t_to_m, m_to_y : the arrows of the effect
-    u_to_t, u_to_y : the arrows of the confounder
-    u_to_m, t_to_y : the arrows that break the front-door criterion when they are not 0
+    t_to_m, m_to_y
+        The arrows of the effect.
+    u_to_t, u_to_y
+        The arrows of the confounder.
+    u_to_m, t_to_y
+        The arrows that break the front-door criterion when they are not 0.
     """
 
     t_to_m: float = 0.8
@@ -36,9 +39,12 @@ class LinearModel:
 
         Parameters
         ----------
-        count : number of rows
-        rng : where the noise is drawn from
-        do_t : the values (count,) that T is set to by intervention; None: T follows its own mechanism
+        count
+            Number of rows.
+        rng
+            Where the noise is drawn from.
+        do_t
+            The values (count,) that T is set to by intervention; None: T follows its own mechanism.
         """
         u, noise_t, noise_m, noise_y = rng.normal(size=(4, count))
         t = self.u_to_t * u + noise_t if do_t is None else do_t
