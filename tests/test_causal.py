@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 import scipy.stats
 import sympy
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cause_lite.theory import estimand, estimators
-from cause_lite.theory.model import LinearModel
+from cause_lite.theory.do_calculus import FRONT_DOOR, STEPS
+from cause_lite.theory.model import ConceptModel, LinearModel
 
 
 def test_the_adjusted_estimate_is_right_where_the_naive_one_is_wrong():
@@ -104,3 +107,76 @@ def test_no_estimand_where_the_mediator_carries_nothing(cut):
     edges = [e for e in [("T", "M"), ("M", "Y"), ("U", "T"), ("U", "Y"), ("T", "Y")] if e != cut]
     model = dowhy.CausalModel(data, treatment="T", outcome="Y", graph=nx.DiGraph(edges))
     assert not model.identify_effect(proceed_when_unidentifiable=True).get_frontdoor_variables()
+
+
+def concept_model(seed: int, types: int = 4, concepts: int = 2) -> ConceptModel:
+    """A random model in which each concept has at least one type of patch, and a type has one concept."""
+    rng = np.random.default_rng(seed)
+    return ConceptModel(
+        granularity=rng.dirichlet([5, 5]),
+        treatment=rng.dirichlet([5] * types, size=2),
+        mediator=np.eye(concepts)[np.arange(types) % concepts],
+        outcome=rng.uniform(0.1, 0.9, (concepts, 2)),
+    )
+
+
+def as_rows(model: ConceptModel, count: int) -> pd.DataFrame:
+    """Rows whose shares are the model's law, as nearly as `count` rows allow: a sample without chance."""
+    counts = np.round(model.law() * count).astype(int)
+    t, m, y = np.indices(counts.shape)
+    return pd.DataFrame({name: np.repeat(v.ravel(), counts.ravel()) for name, v in zip("TMY", (t, m, y), strict=True)})
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0.2, 1))
+def test_a_concept_that_chance_moves_identifies_both_effects(seed, share):
+    model = concept_model(seed).softened(share)
+    data = as_rows(model, 20_000)
+    assert estimators.adjusted_outcome(data)[1].to_numpy() == pytest.approx(model.do_concept(), abs=0.01)
+    assert estimators.frontdoor_discrete(data)[1].to_numpy() == pytest.approx(model.do_treatment(), abs=0.01)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_a_concept_that_is_a_function_of_the_patch_is_refused(seed):
+    data = as_rows(concept_model(seed), 20_000)
+    for estimate in (estimators.frontdoor_discrete, estimators.adjusted_outcome):
+        with pytest.raises(ValueError, match=r"P\(Y \| T, M\) is not defined there"):
+            estimate(data)
+
+
+def test_two_models_with_the_same_law_and_other_effects_differ_once_the_concept_is_random():
+    even, same = np.array([0.5, 0.5]), np.eye(2)
+    by_concept = ConceptModel(even, np.full((2, 2), 0.5), same, np.array([[0.2, 0.2], [0.8, 0.8]]))
+    by_granularity = ConceptModel(even, same, same, np.array([[0.2, 0.8], [0.2, 0.8]]))
+    assert np.array_equal(by_concept.law(), by_granularity.law())
+    assert np.diff(by_concept.do_treatment())[0] == pytest.approx(0.6)
+    assert np.diff(by_granularity.do_treatment())[0] == 0
+    assert not np.allclose(by_concept.softened(0.2).law(), by_granularity.softened(0.2).law())
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_average_over_a_concepts_own_patches_is_association(seed):
+    """It is sum_t' P(t' | m) P(y | t', m) = P(y | m), which U moves whenever it moves both T and Y."""
+    model = concept_model(seed)
+    law = model.law()
+    found = estimators.concept_average(as_rows(model, 50_000))[1].to_numpy()
+    assert found == pytest.approx(law[:, :, 1].sum(0) / law.sum((0, 2)), abs=0.01)
+    u_given_m = model.granularity * (model.treatment @ model.mediator).T
+    u_given_m /= u_given_m.sum(1, keepdims=True)
+    assert found == pytest.approx((model.outcome * u_given_m).sum(1), abs=0.01)
+
+
+def test_a_sample_follows_the_law():
+    model = concept_model(0).softened(0.5)
+    data = model.sample(200_000, np.random.default_rng(0))
+    assert pd.crosstab([data["T"], data["M"]], data["Y"], normalize="all").to_numpy().ravel() == pytest.approx(
+        model.law().ravel(), abs=0.01
+    )
+
+
+def test_each_step_to_the_formula_holds_in_its_mutilated_graph():
+    assert all(step.holds(FRONT_DOOR) for step in STEPS)
+
+
+@pytest.mark.parametrize("arrow, failing", [(("U", "M"), [1, 3, 4]), (("T", "Y"), [5])])
+def test_a_forbidden_arrow_makes_a_step_fail(arrow, failing):
+    assert [number for number, step in enumerate(STEPS, 1) if not step.holds((*FRONT_DOOR, arrow))] == failing

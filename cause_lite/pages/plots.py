@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.lab.pictures import INK
+from cause_lite.theory.do_calculus import Step
 from cause_lite.theory.estimators import bootstrap_interval, frontdoor_effect, naive_effect
 from cause_lite.theory.model import LinearModel
 
@@ -50,36 +51,70 @@ def curves(series: dict[str, Sequence[float]], xlabel: str, ylabel: str, smooth:
     return figure
 
 
+def draw_graph(
+    axis: plt.Axes,
+    places: dict[str, tuple[float, float]],
+    edges: Sequence[tuple[str, str]],
+    hidden: Sequence[str] = (),
+    removed: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Draw a directed graph: hidden nodes and their arrows dashed, removed arrows faint and dotted."""
+    for start, end in edges:
+        gone = (start, end) in removed
+        arrow = FancyArrowPatch(
+            places[start],
+            places[end],
+            arrowstyle="-|>",
+            mutation_scale=16,
+            shrinkA=20,
+            shrinkB=20,
+            color=INK,
+            linestyle="dotted" if gone else "dashed" if start in hidden else "solid",
+            alpha=0.3 if gone else 1,
+        )
+        axis.add_patch(arrow)
+    for name, (x, y) in places.items():
+        line, colour = ("dashed", "#d2691e") if name in hidden else ("solid", "#3b7dd8")
+        axis.scatter(x, y, s=1300, facecolors="none", edgecolors=colour, linestyles=line, linewidths=2)
+        axis.text(x, y, f"${name}$", ha="center", va="center", color=INK, fontsize=14)
+    axis.set(xlim=(-0.5, 2.5), ylim=(-0.7, 1.4))
+    axis.set_axis_off()
+
+
 def causal_graph(
     places: dict[str, tuple[float, float]],
     edges: Sequence[tuple[str, str]],
     hidden: Sequence[str] = (),
     notes: dict[str, str] | None = None,
 ) -> Figure:
-    """A directed graph; hidden nodes are drawn dashed."""
+    """Return a figure of a directed graph with a note below each node; hidden nodes are drawn dashed."""
     figure, axis = plt.subplots(figsize=(6, 2.8))
-    for start, end in edges:
-        line = "dashed" if start in hidden else "solid"
-        axis.add_patch(
-            FancyArrowPatch(
-                places[start],
-                places[end],
-                arrowstyle="-|>",
-                mutation_scale=16,
-                shrinkA=20,
-                shrinkB=20,
-                color=INK,
-                linestyle=line,
-            )
-        )
+    draw_graph(axis, places, edges, hidden)
     for name, (x, y) in places.items():
-        axis.scatter(x, y, s=1300, facecolors="none", edgecolors="#d2691e" if name in hidden else "#3b7dd8",
-                     linestyles="dashed" if name in hidden else "solid", linewidths=2)  # fmt: skip
-        axis.text(x, y, f"${name}$", ha="center", va="center", color=INK, fontsize=14)
         axis.text(x, y - 0.3, (notes or {}).get(name, ""), ha="center", va="top", color=INK, fontsize=9)
-    axis.set(xlim=(-0.5, 2.5), ylim=(-0.7, 1.4))
-    axis.set_axis_off()
     figure.patch.set_alpha(0)
+    return figure
+
+
+def mutilated_graphs(
+    places: dict[str, tuple[float, float]],
+    edges: Sequence[tuple[str, str]],
+    steps: Sequence[Step],
+    hidden: Sequence[str] = (),
+) -> Figure:
+    """Return a figure with a graph for each step of the do-calculus: what is removed, what must be separated."""
+    rows = -(-len(steps) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 2.7 * rows), squeeze=False)
+    for axis in axes.flat[len(steps) :]:
+        axis.set_axis_off()
+    for number, (axis, step) in enumerate(zip(axes.flat, steps, strict=False), 1):
+        draw_graph(axis, places, edges, hidden, step.removed(edges))
+        given = f" \\mid {', '.join(sorted(step.given))}" if step.given else ""
+        condition = rf"${step.separated[0]} \perp {step.separated[1]}{given}$"
+        title = f"{number}. ${step.equality}$\nrule {step.rule}, because {condition} here"
+        axis.set_title(title, color=INK, fontsize=10)
+    figure.patch.set_alpha(0)
+    figure.tight_layout()
     return figure
 
 

@@ -39,21 +39,33 @@ def frontdoor_discrete(data: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Where some (t', m) never occurs although m follows some t: positivity fails there.
+        Where some (t', m) never occurs: positivity fails there.
     """
     mediator = pd.crosstab(data["T"], data["M"], normalize="index")  # P(m | t)
+    return (mediator @ adjusted_outcome(data)).rename_axis(index="t", columns="y")
+
+
+def adjusted_outcome(data: pd.DataFrame) -> pd.DataFrame:
+    """Return the front door's inner sum, sum_t' P(t') P(y | t', m): rows m, columns y.
+
+    It estimates P(y | do(m)). Parameters and errors are those of `frontdoor_discrete`.
+    """
     treatment = data["T"].value_counts(normalize=True)  # P(t')
     outcome = pd.crosstab([data["T"], data["M"]], data["Y"], normalize="index")  # P(y | t', m)
-    rows = {}
-    for t in mediator.index:
-        total = 0
-        for m in mediator.columns[mediator.loc[t] > 0]:
-            for other in treatment.index:
-                if (other, m) not in outcome.index:
-                    raise ValueError(f"no sample with T = {other} and M = {m}: P(Y | T, M) is not defined there")
-                total = total + mediator.loc[t, m] * treatment[other] * outcome.loc[(other, m)]
-        rows[t] = total
-    return pd.DataFrame(rows).T.rename_axis(index="t", columns="y")
+    for m in sorted(data["M"].unique()):
+        for t in sorted(treatment.index):
+            if (t, m) not in outcome.index:
+                raise ValueError(f"no sample with T = {t} and M = {m}: P(Y | T, M) is not defined there")
+    return outcome.mul(treatment, axis=0, level="T").groupby(level="M").sum().rename_axis(index="m", columns="y")
+
+
+def concept_average(data: pd.DataFrame) -> pd.DataFrame:
+    """Return P(y | m): rows m, columns y.
+
+    It is sum_t' P(t' | m) P(y | t', m), an average over those patches t' alone whose concept is m. Parameters are
+    those of `frontdoor_discrete`.
+    """
+    return pd.crosstab(data["M"], data["Y"], normalize="index").rename_axis(index="m", columns="y")
 
 
 def bootstrap_interval(
