@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import sympy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cause_lite.theory import estimand, estimators
@@ -127,6 +127,7 @@ def as_rows(model: ConceptModel, count: int) -> pd.DataFrame:
     return pd.DataFrame({name: np.repeat(v.ravel(), counts.ravel()) for name, v in zip("TMY", (t, m, y), strict=True)})
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.2, 1))
 def test_a_concept_that_chance_moves_identifies_both_effects(seed, share):
     model = concept_model(seed).softened(share)
@@ -135,6 +136,7 @@ def test_a_concept_that_chance_moves_identifies_both_effects(seed, share):
     assert estimators.frontdoor_discrete(data)[1].to_numpy() == pytest.approx(model.do_treatment(), abs=0.01)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_a_concept_that_is_a_function_of_the_patch_is_refused(seed):
     data = as_rows(concept_model(seed), 20_000)

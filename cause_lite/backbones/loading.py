@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 from safetensors import SafetensorError, safe_open
@@ -41,6 +41,8 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
     UserError
         When the name is unknown, its weights cannot be had, or positions cannot be resized as asked for.
     """
+    if positions not in get_args(Positions):
+        raise UserError(f"positions={positions!r}: must be one of {', '.join(get_args(Positions))}")
     authors = positions == "authors"
     for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
         if (folder / "vit.safetensors").exists():
