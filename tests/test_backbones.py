@@ -16,6 +16,7 @@ from PIL import Image
 
 from cause_lite.backbones import Backbone, cached_features, load_backbone
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
+from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.positions import resize_positions
 from cause_lite.backbones.vit import VitBackbone
 from cause_lite.datasets.images import Lazy, read_rgb
@@ -182,6 +183,21 @@ def test_msn_resizes_without_the_offset(tmp_path, monkeypatch):
         rehearsal.write_weights(name, tmp_path / "weights")
         assert vars(load_backbone(name, positions="authors"))["position_offset"] == offset
         assert vars(load_backbone(name))["position_offset"] is None
+
+
+def test_a_way_of_resizing_that_is_none_is_refused():
+    with pytest.raises(UserError, match="positions='theirs': must be one of timm, authors"):
+        load_backbone("scenes", positions="theirs")
+
+
+def test_the_settings_of_a_convolutional_network_change_the_key():
+    def network(reflect: bool = True, **settings: int) -> ConvBackbone:
+        torch.manual_seed(0)
+        levels = build_levels("resnet10t", [1, 2], reflect)
+        return ConvBackbone(levels, "levels", IMAGE_MEAN, IMAGE_STD, torch.zeros(sum(widths_of(levels))), **settings)
+
+    keys = [network(**changes).fingerprint() for changes in ({}, {"reflect": False}, {"patch": 16}, {"shrink": 2})]
+    assert len(set(keys)) == 4 and network().fingerprint() == keys[0]
 
 
 def test_registers_have_no_authors_form(tmp_path, monkeypatch):

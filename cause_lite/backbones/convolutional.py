@@ -18,9 +18,18 @@ from cause_lite.runtime.files import UserError, read_json
 
 
 def build_levels(model: str, levels: list[int], reflect: bool, **options: Any) -> nn.Module:
-    """A timm network, untrained, that returns its feature maps at some levels (level 1 has a stride of 4 or so).
+    """Return an untrained timm network that returns its feature maps at some levels.
 
-    With `reflect`, convolutions continue a map by its mirror image: zeros would mark every image's border.
+    Parameters
+    ----------
+    model
+        A timm name.
+    levels
+        Which maps, by timm's numbers; level 1 has a stride of about 4.
+    reflect
+        Let convolutions continue a map by its mirror image: zeros would mark every image's border.
+    options
+        Settings of the timm model.
     """
     network = timm.create_model(model, pretrained=False, features_only=True, out_indices=levels, **options)
     for part in network.modules() if reflect else ():
@@ -32,17 +41,28 @@ def build_levels(model: str, levels: list[int], reflect: bool, **options: Any) -
 
 
 def widths_of(network: nn.Module) -> list[int]:
-    """The channels of each level that a network of `build_levels` returns."""
-    about: Any = network.feature_info
-    return about.channels()
+    """Return the channels of each level that a network of `build_levels` returns."""
+    feature_info: Any = network.feature_info
+    return feature_info.channels()
 
 
 class ConvBackbone(Backbone):
     """Feature maps of a convolutional network, each of unit length, upsampled to the grid of patches and joined.
 
-    Images are first made smaller `shrink` times: a network that learned from small pictures knows things in the
-    size that they had there. `centre` (D,), the mean feature of the photographs that it learned from, is
-    subtracted, so that cosines spread around 0.
+    Parameters
+    ----------
+    network
+        Of `build_levels`; it is set to evaluation and frozen.
+    name, mean, std
+        As in `Backbone`.
+    centre
+        The mean feature (D,) of the photographs that it learned from, which is subtracted, so that cosines spread
+        around 0.
+    patch
+        Pixels a side of a patch.
+    shrink
+        Images are first made smaller by this factor: a network that learned from small pictures knows things in the
+        size that they had there.
     """
 
     centre: Tensor
@@ -57,7 +77,7 @@ class ConvBackbone(Backbone):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
-        """Images in 0..1, sides divisible by the patch -> the joined levels at every patch."""
+        """Return the joined levels at every patch, row by row; images are in 0..1, their sides divisible by the patch."""
         grid = images.shape[2] // self.patch, images.shape[3] // self.patch
         maps = self._network(F.avg_pool2d((images - self.mean) / self.std, self.shrink))
         units = [F.interpolate(F.normalize(level.float(), dim=1), size=grid, mode="bilinear") for level in maps]
@@ -65,7 +85,10 @@ class ConvBackbone(Backbone):
 
 
 def load_levels(folder: Path) -> ConvBackbone:
-    """The network in a folder that `cause-lite pretrain photos` wrote. Raises UserError naming the file at fault."""
+    """Return the backbone that `cause-lite pretrain photos` wrote into a folder.
+
+    Raises UserError naming the file at fault.
+    """
     path = folder / "network.json"
     card = read_json(path)
     try:

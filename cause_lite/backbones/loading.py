@@ -34,7 +34,7 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
         pretrain` wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
     positions
         How positions are resized for images of another size than in pre-training: as timm does, or as the authors' code
-        does, which is what their published segmenters saw (see `positions`).
+        does, which is what their published segmenters saw (see `positions`). A convolutional network has none.
 
     Raises
     ------
@@ -93,7 +93,9 @@ def _from_timm(name: str, position_offset: float | None) -> Backbone:
             f"backbone {name!r}: neither bundled, a folder, nor a timm model with weights at hand "
             f"({' '.join(str(error).split())[:300]}); a file can lie in {weights_dir()}"
         ) from error
-    return VitBackbone(vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"], position_offset=position_offset)
+    return VitBackbone(
+        vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"], position_offset=position_offset
+    )
 
 
 def _narrow_sizes(path: Path) -> dict[str, int]:

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
+from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Views
 from cause_lite.backbones.pretrain import spot_contrast
