@@ -47,7 +47,7 @@ class PhotosConfig:
 
     seed: int = 0
     steps: int = 2000  # at a constant rate
-    cooldown: int = 300  # and further ones on the branch that is exported
+    cooldown: int = 100  # and further ones on the branch that is exported
     channels: tuple[int, ...] = (32, 64, 128, 256)  # of a ResNet-18's levels
     levels: tuple[int, ...] = (2, 3, 4)  # that ship, joined
     crop: int = 64
