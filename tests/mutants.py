@@ -41,11 +41,11 @@ WITHOUT_ARGUMENTS = {"VariableReplacer", "VariableInserter"}  # which want to be
 
 # The tests that a mutant of a module of cause_lite meets, the likeliest to notice first.
 TESTS = {
-    "mediator": ("test_reference.py", "test_method.py", "test_training.py"),
-    "frontdoor": ("test_reference.py", "test_method.py", "test_training.py"),
-    "head": ("test_reference.py", "test_method.py", "test_training.py"),
-    "probe": ("test_reference.py", "test_method.py", "test_training.py"),
-    "metrics": ("test_reference.py", "test_method.py"),
+    "mediator": ("test_reference.py", "test_training.py"),
+    "frontdoor": ("test_reference.py", "test_training.py"),
+    "head": ("test_reference.py", "test_training.py"),
+    "probe": ("test_reference.py", "test_training.py"),
+    "metrics": ("test_reference.py", "test_segmenter.py"),
     "steps": ("test_training.py", "test_trajectories.py"),
     "train": ("test_training.py",),
     "loop": ("test_training.py", "test_trajectories.py"),
@@ -54,7 +54,8 @@ TESTS = {
 # Imported once, before the forks. Nothing of cause_lite is.
 HEAVY = (
     "accelerate", "beartype", "hypothesis", "jaxtyping", "numpy", "PIL.Image", "pydantic", "rich.progress", "safetensors",
-    "scipy.optimize", "sklearn.cluster", "timm", "torch", "torchmetrics", "torch._dynamo",
+    "scipy.optimize", "sklearn.cluster", "timm", "torch", "torchmetrics", "torch._dynamo", "scipy.io",
+    "torchvision.transforms.v2", "lightly.loss", "requests", "pooch",
 )  # fmt: skip
 
 
