@@ -1,0 +1,281 @@
+"""Measure how many small faults in the method's code the tests notice: `make mutants`.
+
+A mutant is the code with one change, such as `+` for `-`, 5 for 4, a call or a keyword argument left out (operators
+of cosmic-ray, and two of our own). A seeded sample of mutants meets the tests named in `TESTS`. Each runs in a forked
+process, on a copy of the code, until the first test fails: the mutant is killed. What no test notices survives, and
+is listed. Results are kept, so that a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import parso
+import pytest
+import yaml
+from cosmic_ray.ast import ast_nodes
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.operators.provider import OperatorProvider
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "_build" / "mutants.json"
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
+SIZE, SEED, WANTED = 200, 0, 0.9
+CPU_SECONDS, MEMORY = 300, 8 << 30  # of one mutant; beyond either it counts as killed
+WITHOUT_ARGUMENTS = {"VariableReplacer", "VariableInserter"}  # which want to be told the names to put in
+
+# The tests that a mutant of a module of cause_lite meets, the likeliest to notice first.
+TESTS = {
+    "mediator": ("test_reference.py", "test_training.py"),
+    "frontdoor": ("test_reference.py", "test_training.py"),
+    "head": ("test_reference.py", "test_training.py"),
+    "probe": ("test_reference.py", "test_training.py"),
+    "metrics": ("test_reference.py", "test_segmenter.py"),
+    "steps": ("test_training.py", "test_trajectories.py"),
+    "train": ("test_training.py",),
+    "loop": ("test_training.py", "test_trajectories.py"),
+    "initialise": ("test_training.py", "test_baselines.py"),
+}
+# Imported once, before the forks. Nothing of cause_lite is.
+HEAVY = (
+    "accelerate", "beartype", "hypothesis", "jaxtyping", "numpy", "PIL.Image", "pydantic", "rich.progress", "safetensors",
+    "scipy.optimize", "sklearn.cluster", "timm", "torch", "torchmetrics", "torch._dynamo", "scipy.io",
+    "torchvision.transforms.v2", "lightly.loss", "requests", "pooch",
+)  # fmt: skip
+
+
+class DropCall(Operator):
+    """Replace a statement that is a call by `pass`."""
+
+    def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple]:
+        statement = node.children[0] if node.type == "simple_stmt" else None
+        if statement is not None and statement.type in ("atom_expr", "power") and statement.children[-1].type == "trailer":
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: parso.tree.NodeOrLeaf, index: int) -> parso.tree.NodeOrLeaf:
+        first = node.children[0].get_first_leaf()
+        node.children[0] = parso.python.tree.Keyword("pass", node.start_pos, first.prefix)
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple:
+        return ()
+
+
+class DropKeyword(Operator):
+    """Replace a keyword argument of a call by `**{}`, which passes nothing."""
+
+    def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple]:
+        if node.type == "argument" and node.children[1].type == "operator" and node.children[1].value == "=":
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: parso.tree.NodeOrLeaf, index: int) -> parso.tree.NodeOrLeaf:
+        return parso.python.tree.Name("**{}", node.start_pos, node.get_first_leaf().prefix)
+
+    @classmethod
+    def examples(cls) -> tuple:
+        return ()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module: the lines before and after it, and the whole changed source."""
+
+    module: str
+    line: int
+    before: str
+    after: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.py:{self.line}\n    - {self.before}\n    + {self.after}"
+
+
+def operators() -> Iterator[Operator]:
+    """Yield cosmic-ray's operators and ours."""
+    provider = OperatorProvider()
+    yield from (provider[name]() for name in provider if name not in WITHOUT_ARGUMENTS)
+    yield from (DropCall(), DropKeyword())
+
+
+def without_annotations(source: str) -> str:
+    """Return a dump of the source's tree, in which annotations, which never run, are blank."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, ast.Constant(None))
+    return ast.dump(tree)
+
+
+def sites(module: str) -> dict[tuple, list[tuple[Operator, int]]]:
+    """Return where a module can be changed -> the operators that change it there, with their occurrence."""
+    tree, found = parso.parse(path_of(ROOT, module).read_text()), {}
+    for operator in operators():
+        places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
+        for occurrence, place in enumerate(places):
+            found.setdefault((module, place), []).append((operator, occurrence))
+    return found
+
+
+def path_of(root: Path, module: str) -> Path:
+    return root / "cause_lite" / f"{module}.py"
+
+
+def mutated(module: str, operator: Operator, occurrence: int) -> Mutant | None:
+    """Return the mutant, or None where only an annotation changes or nothing that parses comes out."""
+    source = path_of(ROOT, module).read_text()
+    changed = mutate_code(source, operator, occurrence)
+    try:
+        if changed is None or without_annotations(changed) == without_annotations(source):
+            return None
+    except SyntaxError:
+        return None
+    before, after = source.splitlines(), changed.splitlines()
+    for tag, low, high, start, stop in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag != "equal":
+            texts = (" ".join(line.strip() for line in lines) for lines in (before[low:high], after[start:stop]))
+            return Mutant(module, low + 1, *texts, changed)
+    return None
+
+
+def sample(size: int = SIZE, seed: int = SEED) -> list[Mutant]:
+    """Draw places without replacement, and one change of each: all operators of a place share its one chance."""
+    draw = random.Random(seed)
+    places = {place: choices for module in TESTS for place, choices in sites(module).items()}
+    drawn: list[Mutant] = []
+    for place in draw.sample(sorted(places), len(places)):
+        mutant = mutated(place[0], *draw.choice(places[place]))
+        if mutant is not None and len(drawn) < size:
+            drawn.append(mutant)
+    return sorted(drawn, key=lambda mutant: (mutant.module, mutant.line, mutant.after))
+
+
+@contextlib.contextmanager
+def working_copy() -> Iterator[Path]:
+    """Yield a copy of the code and the tests, with the data linked, in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy, skip = Path(folder), shutil.ignore_patterns("__pycache__")
+        for part in ("cause_lite", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=skip)
+        for part in ("data", "book", "README.md", "Makefile"):
+            (copy / part).symlink_to(ROOT / part)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        yield copy
+
+
+def run_tests(copy: Path, module: str) -> tuple[bool, str]:
+    """Run a module's tests in a forked process -> whether all passed, and the end of what they said."""
+    log = copy / "log"
+    child = os.fork()
+    if child == 0:
+        with log.open("w") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        os.chdir(copy)
+        sys.path[:0] = [str(copy), str(copy / "tests")]
+        sys.dont_write_bytecode = True
+        present = [str(copy / "tests" / name) for name in TESTS[module]]
+        status = 70
+        try:
+            status = int(pytest.main([*present, "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]))
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    status = os.waitpid(child, 0)[1]
+    said = log.read_text(errors="replace").strip().splitlines()
+    return status == 0, "\n".join(line for line in said if line.startswith(("FAILED", "ERROR")))
+
+
+def digest() -> str:
+    """Return a digest of everything that decides a result: the code, the tests, and this file."""
+    files = sorted([*ROOT.glob("cause_lite/**/*.py"), *ROOT.glob("tests/*.py")])
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def kept_results() -> dict[str, dict]:
+    """Return the results of an earlier run on the same code and tests, by the mutant's source."""
+    if RESULTS.exists():
+        kept = json.loads(RESULTS.read_text())
+        if kept["digest"] == digest():
+            return kept["results"]
+    return {}
+
+
+def keep(results: dict[str, dict]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    part = RESULTS.with_suffix(".part")
+    part.write_text(json.dumps({"digest": digest(), "results": results}, indent=1))
+    part.replace(RESULTS)
+
+
+def equivalents() -> dict[tuple[str, str], str]:
+    """Return the changes that no test can notice, by module and changed line, each with the reason."""
+    listed = yaml.safe_load(EQUIVALENT.read_text()) or []
+    return {(item["module"], item["after"]): item["reason"] for item in listed}
+
+
+def judge(mutants: list[Mutant]) -> list[dict]:
+    """Return the result of each mutant: its lines, whether it was killed, and by which test."""
+    results = kept_results()
+    with working_copy() as copy:
+        for module in dict.fromkeys(mutant.module for mutant in mutants):
+            passed, said = run_tests(copy, module)
+            if not passed:
+                sys.exit(f"the tests of {module}.py fail on the unchanged code; mend them first:\n{said}")
+        for number, mutant in enumerate(mutants, 1):
+            key = hashlib.sha256(mutant.source.encode()).hexdigest()
+            if key not in results:
+                place, unchanged = path_of(copy, mutant.module), path_of(ROOT, mutant.module).read_text()
+                place.write_text(mutant.source)
+                passed, said = run_tests(copy, mutant.module)
+                place.write_text(unchanged)
+                about = {name: value for name, value in asdict(mutant).items() if name != "source"}
+                results[key] = about | {"name": mutant.name, "killed": not passed, "by": said}
+                keep(results)
+            mark = "killed" if results[key]["killed"] else "SURVIVED"
+            print(f"{number:>4} of {len(mutants)}: {mark:<8} {mutant.module}.py:{mutant.line}", flush=True)
+    return [results[hashlib.sha256(mutant.source.encode()).hexdigest()] for mutant in mutants]
+
+
+def report(found: list[dict]) -> float:
+    """Print the survivors and the score; return the share of the mutants killed, equivalent ones left out."""
+    reasons = equivalents()
+    survivors = [result for result in found if not result["killed"]]
+    same = [result for result in survivors if (result["module"], result["after"]) in reasons]
+    for result in survivors:
+        reason = reasons.get((result["module"], result["after"]))
+        print(f"\n{'equivalent: ' + reason if reason else 'survived'}\n  {result['name']}")
+    killed, counted = len(found) - len(survivors), len(found) - len(same)
+    print(f"\nmutation score: {killed} of {counted} killed, {100 * killed / counted:.1f} % ({len(same)} equivalent)")
+    return killed / counted
+
+
+def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # and no thread that a fork would lose
+    for name in HEAVY:
+        importlib.import_module(name)
+    wanted = [mutant for mutant in sample() if not sys.argv[1:] or mutant.module in sys.argv[1:]]
+    sys.exit(report(judge(wanted)) < WANTED)
+
+
+if __name__ == "__main__":
+    main()
