@@ -8,8 +8,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
-
 from cause_lite.crf import dense_crf, refine_batch
+
 from cause_lite.runtime.files import UserError
 
 SIDE = 24

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from cause_lite import datasets
-from cause_lite.backbones import pretrain_photos
-from cause_lite.backbones import load_backbone
+from cause_lite.backbones import load_backbone, pretrain_photos
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Cut, Views
 from cause_lite.datasets import photos

@@ -14,15 +14,11 @@ from conftest import quick_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import frontdoor, loop, mediator, steps, train
+from cause_lite import frontdoor, loop, mediator, steps
 from cause_lite.backbones.feature_store import PatchStore
-from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.evaluate import evaluate
 from cause_lite.loop import Learner, Session
-from cause_lite.probe import LinearProbe, labelled_loss, patch_labels
-from cause_lite.runtime.files import UserError
-from cause_lite.runtime.journal import Journal
 from cause_lite.segmenter import Segmenter
 
 CPU = torch.device("cpu")
