@@ -77,7 +77,13 @@ class ConvBackbone(Backbone):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
-        """Return the joined levels at every patch, row by row; images are in 0..1, their sides divisible by the patch."""
+        """Return the joined levels at every patch, row by row.
+
+        Parameters
+        ----------
+        images
+            Values in 0..1; sides divisible by the patch.
+        """
         grid = images.shape[2] // self.patch, images.shape[3] // self.patch
         maps = self._network(F.avg_pool2d((images - self.mean) / self.std, self.shrink))
         units = [F.interpolate(F.normalize(level.float(), dim=1), size=grid, mode="bilinear") for level in maps]
