@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from cause_lite.checkpoints.released import _ours as head_state
 from conftest import quick_config, relative_error
 from torch import Tensor, nn
 
 from cause_lite import loop, mediator, steps
 from cause_lite.backbones.feature_store import PatchStore
+from cause_lite.checkpoints.released_files import head_state
 from cause_lite.config import FitConfig
 from cause_lite.lab.as_released import supervised_loss
 from cause_lite.probe import LinearProbe

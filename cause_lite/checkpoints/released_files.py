@@ -92,7 +92,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _load_head(segmenter: Segmenter, released: dict[str, Tensor], prefix: str, path: Path) -> None:
     """Load one released head. Raises UserError naming the tensor that is absent, unknown or of another shape."""
     expected = segmenter.head.state_dict()
-    found = _renamed_head(released, prefix)
+    found = head_state(released, prefix)
     if isinstance(segmenter.head, TRHead):
         found["codebook"] = segmenter.get_buffer("codebook")
     for name in sorted(expected.keys() | found.keys()):
@@ -102,8 +102,16 @@ def _load_head(segmenter: Segmenter, released: dict[str, Tensor], prefix: str, p
     segmenter.head.load_state_dict(found)
 
 
-def _renamed_head(released: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return one released head's tensors under our names."""
+def head_state(released: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return one released head's tensors under our names.
+
+    Parameters
+    ----------
+    released
+        The content of segment_mlp.pth or segment_tr.pth.
+    prefix
+        Which head: "head" is the student's, "head_ema" the teacher's.
+    """
     renamed = {}
     for name, value in released.items():
         if not name.startswith(f"{prefix}."):
