@@ -1,4 +1,4 @@
-"""Published rows end to end on the rehearsal's stage: fits, released checkpoints, what is lacking, records."""
+"""Published rows end to end on the rehearsal's stage: fits, released checkpoints, what is missing, records."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def stage(tmp_path, monkeypatch):
 
 def reproduced(key: str, kind: str = "clean", **options) -> dict:
     patch = load_backbone(row(key).config.backbone).patch
-    adapt = partial(rehearsal.rehearsed, patch=patch)
-    return reproduce.reproduce_row(row(key), 0, kind, "cpu", print, adapt=adapt, as_rehearsal=True, **options)
+    adapt = partial(rehearsal.miniature, patch=patch)
+    return reproduce.reproduce_row(row(key), 0, kind, "cpu", print, adapt=adapt, rehearsed=True, **options)
 
 
 def test_a_row_is_scored_with_and_without_crf(stage):
@@ -57,7 +57,7 @@ def test_a_released_checkpoint_scores_what_its_segmenter_does(stage, key):
     with pytest.raises(UserError, match=r"segment_(mlp|tr)\.pth.*README of ByungKwanLee"):
         reproduced(key, "released")
     clean = reproduced(key, crf=False)
-    config = rehearsal.rehearsed(row(key).config, load_backbone(row(key).config.backbone).patch)
+    config = rehearsal.miniature(row(key).config, load_backbone(row(key).config.backbone).patch)
     rehearsal.write_released(reproduce.fitted(row(key), config, "clean", "cpu"), reproduce.released_files(row(key)))
     released = reproduced(key, "released", crf=False)
     assert released["kind"] == "released"
@@ -67,9 +67,9 @@ def test_a_released_checkpoint_scores_what_its_segmenter_does(stage, key):
         assert picture.width > 500
 
 
-def test_everything_lacking_is_said_before_the_start(stage, monkeypatch):
+def test_everything_missing_is_listed_before_the_start(stage, monkeypatch):
     monkeypatch.setenv("CAUSE_DATA", str(stage / "nowhere"))
-    with pytest.raises(UserError, match=r"cannot start; lacking: Cityscapes needs an account.*; the authors'"):
+    with pytest.raises(UserError, match=r"cannot start; missing: Cityscapes needs an account.*; the authors'"):
         reproduce.reproduce_row(row("cityscapes/dino-s8-tr"), 0, "released", "cpu", print)
     assert not (stage / "cache" / "rows").exists()
 
@@ -78,7 +78,7 @@ def test_room_is_asked_of_a_full_run_and_not_of_a_rehearsal(stage, monkeypatch):
     """A small disk and little memory stop a row at its published size, and no miniature."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: mock.Mock(free=1e9))
     monkeypatch.setattr("psutil.virtual_memory", lambda: mock.Mock(total=1e9))
-    with pytest.raises(UserError, match=r"lacking: disk: features want 5 GB in .*cache.*; memory: about \d+ GB"):
+    with pytest.raises(UserError, match=r"missing: disk: features need 5 GB in .*cache.*; memory: about \d+ GB"):
         reproduce.reproduce_row(row("cocostuff27/dino-s8-mlp"), 0, "clean", "cpu", print)
     assert reproduced("cocostuff27/dino-s8-mlp", crf=False)["rehearsal"]
 
@@ -90,7 +90,7 @@ def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
     assert list(reproduce.read_records(row(record["row"]))) == []
     assert list(reproduce.read_records(row(record["row"]), rehearsed=True)) == [record]
     write_json(reproduce.records_dir() / record["row"] / "clean-0.json", record)
-    with pytest.raises(UserError, match="or is one of a rehearsal"):
+    with pytest.raises(UserError, match="`rehearsal` must be false"):
         list(reproduce.read_records(row(record["row"])))
 
 

@@ -12,7 +12,7 @@ import cause_lite
 from cause_lite.backbones.pretrain import model_card
 from cause_lite.datasets import scenes
 from cause_lite.lab import studies
-from cause_lite.lab.bench import watched
+from cause_lite.lab.bench import measure
 from cause_lite.pages import readme
 from cause_lite.runtime.files import project_dir, read_json
 
@@ -46,12 +46,12 @@ def test_the_bundled_segmenter_segments():
 def test_a_photograph_takes_little_memory():
     """Six megapixels: as one array, their features alone would be two gigabytes."""
     segmenter, image = cause_lite.load("scenes"), np.zeros((2000, 3000, 3), np.uint8)
-    assert watched(lambda: segmenter.segment(image))[1] < 1000
+    assert measure(lambda: segmenter.segment(image)).megabytes < 1000
 
 
 def test_the_readme_shows_the_records():
     text = (project_dir() / "README.md").read_text(encoding="utf-8")
-    assert readme.with_results(text) == text, "run `python -m cause_lite.readme`"
+    assert readme.with_results(text) == text, "run `python -m cause_lite.pages.readme`"
 
 
 @pytest.mark.parametrize("data", ["scenes", "camvid"])

@@ -31,11 +31,12 @@ from cause_lite.datasets import downloads, scenes
 from cause_lite.datasets.images import read_ids, read_mat_ids, read_rgb
 from cause_lite.head import build_head
 from cause_lite.lab import recipes, rehearsal
-from cause_lite.pages import headlines
+from cause_lite.pages import verify
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime import provenance
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
-from cause_lite.runtime.journal import Journal
+from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 SECONDS, MEGABYTES = 20.0, 1500.0  # what one case may take
@@ -144,14 +145,9 @@ def stage_file(name: str) -> Callable[[Path], Path]:
 
 def reads_split(name: str, folders_up: int) -> Callable[[Path], object]:
     def read(path: Path) -> object:
-        held, os.environ["CAUSE_DATA"] = os.environ.get("CAUSE_DATA"), str(path.parents[folders_up])
-        try:
+        with environment_variables(CAUSE_DATA=str(path.parents[folders_up])):
             split = datasets.load_split(name, "val", 32)
             return split.images[:], split.labels[:]
-        finally:
-            os.environ.pop("CAUSE_DATA")
-            if held is not None:
-                os.environ["CAUSE_DATA"] = held
 
     return read
 
@@ -186,16 +182,19 @@ def vit_card(folder: Path) -> Path:
     return folder / "vit.json"
 
 
+def journal_stage() -> Stage:
+    generator = torch.Generator().manual_seed(0)
+    return Stage("Head", {"learner": torch.nn.Linear(3, 2)}, generator, torch.arange(8), [0.5])
+
+
 def journal_file(folder: Path) -> Path:
-    layer, generator = torch.nn.Linear(3, 2), torch.Generator().manual_seed(0)
-    Journal(folder, "k").save("Head", {"learner": layer}, generator, torch.arange(8), [0.5])
+    Journal(folder, "k").step(journal_stage(), end=True)
     return folder / "Head.pt"
 
 
 def reads_journal(path: Path) -> object:
-    generator = torch.Generator()
     with torch.random.fork_rng(devices=[]):
-        return Journal(path.parent, "k").restore("Head", {"learner": torch.nn.Linear(3, 2)}, generator)
+        return Journal(path.parent, "k").restore(journal_stage())
 
 
 def released_file(name: str) -> Callable[[Path], Path]:
@@ -242,25 +241,26 @@ def reads_archive(path: Path) -> object:
 
 
 def expected_file(folder: Path) -> Path:
-    some = dict(list(read_json(headlines.expected_path()).items())[:6])
+    some = dict(list(read_json(verify.expected_path()).items())[:6])
     write_json(folder / "expected.json", some)
     return folder / "expected.json"
 
 
 def reads_expected(path: Path) -> object:
     (path.parent / "none").mkdir(exist_ok=True)
-    return headlines.verify(path.parent / "none", path)
+    return verify.verify(path.parent / "none", path)
 
 
 def record_file(folder: Path) -> Path:
     (folder / "records").mkdir()
-    entry = {"key": "a.b", "value": 1.5, "unit": "%", "seed": 0, "config_hash": "x", "commit": "c", "environment": {}}
+    entry = {"key": "a.b", "value": 1.5, "unit": "%", "kind": "score", "spread": 0.5, "seed": 0}
+    entry |= {"config_hash": "x", "commit": "c", "environment": {}}
     write_json(folder / "records" / "a.b.json", entry)
     return folder / "records" / "a.b.json"
 
 
 def reads_record(path: Path) -> object:
-    return headlines.verify(path.parent, headlines.expected_path())
+    return verify.verify(path.parent, verify.expected_path())
 
 
 def weights_file(folder: Path) -> Path:
@@ -270,13 +270,8 @@ def weights_file(folder: Path) -> Path:
 
 
 def reads_weights(path: Path) -> object:
-    held, os.environ["CAUSE_DATA"] = os.environ.get("CAUSE_DATA"), str(path.parents[1])
-    try:
+    with environment_variables(CAUSE_DATA=str(path.parents[1])):
         return load_backbone("msn_vit_small_16")
-    finally:
-        os.environ.pop("CAUSE_DATA")
-        if held is not None:
-            os.environ["CAUSE_DATA"] = held
 
 
 COCO = "cocostuff/images/val2017/000000000001.jpg"
@@ -290,15 +285,18 @@ TARGETS = [
     Target("label map, Potsdam's .mat", stage_file("potsdam/gt/val_0.mat"), read_mat_ids),
     Target("COCO image in its layout", stage_file(COCO), reads_split("cocostuff27", 3)),
     Target(
-        "COCO label map in its layout", stage_file(COCO.replace("images", "annotations").replace("jpg", "png")),
+        "COCO label map in its layout",
+        stage_file(COCO.replace("images", "annotations").replace("jpg", "png")),
         reads_split("cocostuff27", 3),
     ),
     Target(
-        "COCO list file", stage_file("cocostuff/curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"),
+        "COCO list file",
+        stage_file("cocostuff/curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"),
         reads_split("cocostuff27", 3),
     ),
     Target(
-        "VOC list file", stage_file("pascalvoc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"),
+        "VOC list file",
+        stage_file("pascalvoc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"),
         reads_split("pascalvoc", 5),
     ),
     Target("recipe, YAML", recipe_file, recipes.read_row),
@@ -315,7 +313,7 @@ TARGETS = [
     Target("archive, tar.gz", archive("gztar"), reads_archive),
     Target("expected values, JSON", expected_file, reads_expected),
     Target("record of a number, JSON", record_file, reads_record),
-]  # fmt: skip
+]
 
 WORDS = [
     b"NaN",
@@ -451,9 +449,15 @@ def main() -> None:
         console.print(text, markup=False)
     total = sum(line["cases"] for line in lines.values())
     about = {
-        "files": lines, "kills": found, "cases": total, "failures": len(failures), "commit": provenance.commit(),
-        "environment": provenance.environment(), "date": provenance.now(), "allowed": {"seconds": SECONDS, "MB": MEGABYTES},
-    }  # fmt: skip
+        "files": lines,
+        "kills": found,
+        "cases": total,
+        "failures": len(failures),
+        "allowed": {"seconds": SECONDS, "MB": MEGABYTES},
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
+    }
     write_json(project_dir() / "data" / "records" / "torture.json", about)
     console.print(f"{total} cases, {len(failures)} failures; {found['survived']} of {found['tried']} kills survived")
     sys.exit(bool(failures) or found["survived"] < found["tried"])

@@ -1,4 +1,4 @@
-// A click on a headline number shows its record: what `cause_lite.results.record` wrote beside it.
+// A click on a headline number shows its record: what `cause_lite.pages.headlines.record` wrote beside it.
 document.addEventListener("DOMContentLoaded", () => {
   const buttons = document.querySelectorAll("button.number");
   if (!buttons.length) return;

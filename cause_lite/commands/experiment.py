@@ -179,14 +179,14 @@ def verify(
     accept: Annotated[bool, typer.Option(help="Take the build's numbers as the new expectation instead.")] = False,
 ) -> None:
     """Compare the numbers that the last build of the book computed with data/expected.json."""
-    from cause_lite.pages import headlines
+    from cause_lite.pages import verify as verification
 
     if accept:
         console.print(
-            f"{headlines.accept(records, expected)} numbers accepted; look at the difference before committing it."
+            f"{verification.accept(records, expected)} numbers accepted; look at the difference before committing it."
         )
         return
-    checks = headlines.verify(records, expected)
+    checks = verification.verify(records, expected)
     table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
     for check in checks:
         numbers = (check.expected, check.tolerance, check.found)

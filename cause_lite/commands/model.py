@@ -67,7 +67,7 @@ def segment(
     device: Device = "auto",
 ) -> None:
     """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image)."""
-    from cause_lite.lab.runs import segment_files
+    from cause_lite.lab.segmenting import segment_files
 
     for written in segment_files(images, model, out, device):
         console.print(str(written))

@@ -1,6 +1,7 @@
-"""Measuring: ours and a baseline in alternation, as ratios within one process, and peak memory.
+"""Measure work and a baseline in alternation: ratios of their times within one process, and peaks of memory.
 
-The lines themselves, and the plain forms they compare with, are in the checkout's benchmarks/.
+Begin with `compare`. The lines of `cause-lite bench` are in `bench_lines`, the loops that they compare with in
+`bench_baselines`.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import inspect
+import multiprocessing
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -28,13 +33,13 @@ from cause_lite.runtime.files import project_dir, read_json, write_json
 
 
 def private_bytes() -> int:
-    """What this process holds alone: resident memory without mapped files."""
-    held = psutil.Process().memory_info()
-    return held.rss - getattr(held, "shared", 0)
+    """Return the resident memory of this process without what it shares with others, such as mapped files."""
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", 0)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Until the device has done all of it too."""
+    """Return how long a call takes, until the device has done all of it too."""
     start = time.perf_counter()
     work()
     if torch.accelerator.is_available():
@@ -42,51 +47,111 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def watched(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of one run, and its peak memory above what was held before, in MB.
+class Measurement(NamedTuple):
+    """The seconds of one run, and its peak of memory above what was in use before, in MB."""
 
-    Where the device counts its own (CUDA), what torch took of its memory; else private memory, looked at each 2 ms.
+    seconds: float
+    megabytes: float
+
+
+def measure(work: Callable[[], object]) -> Measurement:
+    """Run `work` once, and measure its time and its peak of memory.
+
+    Where the device counts its own memory (CUDA), the peak is what torch took of it; else it is that of the private
+    memory of this process, sampled each 2 ms.
     """
     gc.collect()
     module = torch.get_device_module()
     if torch.accelerator.is_available() and hasattr(module, "reset_peak_memory_stats"):
         module.reset_peak_memory_stats()
-        held, taken = module.memory_allocated(), seconds(work)
-        return taken, round((module.max_memory_allocated() - held) / 1e6, 1)
+        before, duration = module.memory_allocated(), seconds(work)
+        return Measurement(duration, round((module.max_memory_allocated() - before) / 1e6, 1))
     if sys.platform == "linux":  # freed memory that the allocator kept would hide new use
         ctypes.CDLL(None).malloc_trim(0)
-    start, seen, done = private_bytes(), [0], threading.Event()
+    before, samples, done = private_bytes(), [0], threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(0.002):
-            seen.append(private_bytes() - start)
+            samples.append(private_bytes() - before)
 
-    with ThreadPoolExecutor(1) as watcher:
-        watcher.submit(watch)
+    with ThreadPoolExecutor(1) as sampler:
+        sampler.submit(sample)
         try:
-            taken = seconds(work)
+            duration = seconds(work)
         finally:
             done.set()
-    return taken, round(max(seen) / 1e6, 1)
+    return Measurement(duration, round(max(samples) / 1e6, 1))
 
 
 def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: int) -> dict:
-    """Median seconds of both, the median ratio baseline / ours with its range, and both peaks in MB.
+    """Time two pieces of work in turn.
 
-    One unmeasured run of ours warms up; then a round is ours, then the baseline. The last round
-    watches the memory too, which costs both sides a few hundredths of their time.
+    One unmeasured run of ours warms up; then a round is ours, then the baseline. The last round samples the memory
+    too, which costs both sides a few hundredths of their time.
+
+    Parameters
+    ----------
+    ours, baseline
+        The work, without arguments.
+    rounds
+        How often each is measured, at least once.
+
+    Returns
+    -------
+    dict
+        Median seconds of both, the median ratio baseline / ours with its range over rounds, and both peaks in MB.
     """
     ours()
     times = [(seconds(ours), seconds(baseline)) for _ in range(rounds - 1)]
-    mine, my_megabytes = watched(ours)
-    theirs, their_megabytes = watched(baseline)
-    times.append((mine, theirs))
-    ratios = [theirs / mine for mine, theirs in times]
+    last, last_baseline = measure(ours), measure(baseline)
+    times.append((last.seconds, last_baseline.seconds))
+    ratios = [of_baseline / of_ours for of_ours, of_baseline in times]
     return {
-        "seconds": statistics.median(t[0] for t in times), "baseline_seconds": statistics.median(t[1] for t in times),
-        "ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios), "rounds": rounds,
-        "megabytes": my_megabytes, "baseline_megabytes": their_megabytes,
-    }  # fmt: skip
+        "seconds": statistics.median(of_ours for of_ours, _ in times),
+        "baseline_seconds": statistics.median(of_baseline for _, of_baseline in times),
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "rounds": rounds,
+        "megabytes": last.megabytes,
+        "baseline_megabytes": last_baseline.megabytes,
+    }
+
+
+BUSY = ", busy cores"  # ends the name of a case that was measured beside another process
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Let one other process multiply matrices within the block, on as many threads as torch takes by default."""
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    other = context.Process(target=_multiply_forever, args=(started,), daemon=True)
+    other.start()
+    try:
+        while not started.wait(1):
+            if other.exitcode is not None:
+                raise RuntimeError(f"the process that keeps the cores busy ended with status {other.exitcode}")
+        yield
+    finally:
+        other.kill()
+        other.join()
+
+
+def _multiply_forever(started: Event) -> None:
+    matrix = torch.full((1024, 1024), 1e-3)
+    while True:
+        matrix @ matrix
+        started.set()
+
+
+def compare_loads(case: str, ours: Callable[[], object], baseline: Callable[[], object], rounds: int) -> Iterator[dict]:
+    """Yield the row of a case as `compare` measures it, and on a CPU a second one, measured with busy cores."""
+    yield {"case": case} | compare(ours, baseline, rounds)
+    if choose_device("auto").type == "cpu":  # an accelerator is not shared with the other process
+        with busy_cores():
+            row = compare(ours, baseline, rounds)
+        yield {"case": case + BUSY} | row
 
 
 class Operand(NamedTuple):
@@ -98,6 +163,7 @@ class Operand(NamedTuple):
     device: torch.device
 
     def tensor(self) -> Tensor:
+        """Return a tensor of this form."""
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device).fill_(0.01)
 
 
@@ -105,13 +171,14 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::conv
 
 
 class MatrixProducts(TorchDispatchMode):
-    """Notes every matrix product of the block, so that the same products can be run alone."""
+    """Note every matrix product of the block, so that the same products can be run alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run the operation; note it with the forms of its operands where it is a matrix product."""
         kwargs, name = kwargs or {}, func.name().split(".")[0]
         if name in PRODUCTS or "scaled_dot_product" in name:
             form = tuple(Operand(a.shape, a.stride(), a.dtype, a.device) if isinstance(a, Tensor) else a for a in args)
@@ -119,7 +186,7 @@ class MatrixProducts(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def replay(self) -> Callable[[], None]:
-        """A function that runs all noted products, on operands of the same shapes, and nothing else."""
+        """Return a function that runs all noted products, on operands of the same forms, and nothing else."""
         operands = {a: a.tensor() for _, form, _ in self.calls for a in form if isinstance(a, Operand)}
         ready = [(f, [operands[a] if isinstance(a, Operand) else a for a in form], k) for f, form, k in self.calls]
 
@@ -132,25 +199,29 @@ class MatrixProducts(TorchDispatchMode):
 
 
 def load_lines() -> dict[str, Callable[[], Iterator[dict]]]:
-    """The benchmark's lines by name."""
+    """Return the lines of the bench by name; each yields the rows of its table."""
     return importlib.import_module("cause_lite.lab.bench_lines").LINES
 
 
 def records_path(device: str = "cpu") -> Path:
-    """The bench's records of a kind of device: cpu, cuda, mps."""
+    """Return the file of the bench's records on a kind of device: cpu, cuda or mps."""
     return project_dir() / "data" / "records" / f"bench-{device}.json"
 
 
-def run(name: str, work: Callable[[], Iterator[dict]]) -> Iterator[dict]:
-    """The rows of one line as they are measured; the line's record is written when it is done."""
+def run(name: str, line: Callable[[], Iterator[dict]]) -> Iterator[dict]:
+    """Yield the rows of a line as they are measured; its record is written when all of them are done."""
     rows = []
-    for row in work():
+    for row in line():
         rows.append({key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()})
         yield rows[-1]
     path = records_path(choose_device("auto").type)
     lines = read_json(path)["lines"] if path.exists() else {}
-    about = {
-        "rows": rows, "about": " ".join(work.__doc__.split()), "threads": torch.get_num_threads(),
-        "commit": provenance.commit(), "environment": provenance.environment(), "date": provenance.now(),
-    }  # fmt: skip
-    write_json(path, {"lines": lines | {name: about}})
+    record = {
+        "rows": rows,
+        "about": " ".join((inspect.getdoc(line) or "").split()),
+        "threads": torch.get_num_threads(),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
+    }
+    write_json(path, {"lines": lines | {name: record}})

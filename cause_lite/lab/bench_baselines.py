@@ -1,4 +1,4 @@
-"""What `cause-lite bench` compares with, beside the plain losses of the method: loops, as the release has them.
+"""Loops as the release has them, which `cause-lite bench` compares with beside the method's plain losses.
 
 Nothing here is used to train or to predict.
 """
@@ -11,11 +11,28 @@ from torch.nn import functional as F
 
 
 def contrastive_loss(
-    features: Tensor, codebook: Tensor, projected: Tensor, projected_teacher: Tensor,
-    bank: tuple[Tensor, Tensor] | None = None, temperature: float = 0.07,
-    positive_threshold: float = 0.3, negative_threshold: float = 0.1,
-) -> Tensor:  # fmt: skip
-    """A loop over images; each image's anchors against the whole batch, and against the bank (M, J), (M,)."""
+    features: Tensor,
+    codebook: Tensor,
+    projected: Tensor,
+    projected_teacher: Tensor,
+    bank: tuple[Tensor, Tensor] | None = None,
+    temperature: float = 0.07,
+    positive_threshold: float = 0.3,
+    negative_threshold: float = 0.1,
+) -> Tensor:
+    """Return the loss of step 2 by a loop over images: the anchors of each against the whole batch and the bank.
+
+    Parameters
+    ----------
+    features, codebook
+        Patch features (B, P, D) and concepts (K, D), which choose positives and negatives.
+    projected, projected_teacher
+        Anchors and keys (B, P, J).
+    bank
+        Further keys (M, J), and the concept of each (M,).
+    temperature, positive_threshold, negative_threshold
+        As in `cause_lite.frontdoor.concept_contrastive_loss`.
+    """
     codes = F.normalize(codebook, dim=-1)
     alike = codes @ codes.T
     concept = (F.normalize(features, dim=-1) @ codes.T).argmax(-1)
@@ -40,25 +57,25 @@ def contrastive_loss(
 
 
 class ReleasedBank:
-    """Release: a tensor a concept; whenever the bank is read, all are joined to one, concept by concept."""
+    """Keep a tensor a concept, as released; whenever the bank is read, all are joined to one, concept by concept."""
 
     def __init__(self, vectors: Tensor, codebook: Tensor, capacity: int) -> None:
-        self.codebook, self.held = codebook, dict(enumerate(vectors.split(capacity)))
+        self.codebook, self.by_concept = codebook, dict(enumerate(vectors.split(capacity)))
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """Vectors (M, J) and the code of each (M, D), as the release keeps them; returns vectors and owners (M,)."""
+        """Join vectors (M, J), concepts (M,) and, as the release does, codes (M, D); return the first two."""
         like = self.codebook
-        vectors, codes = like.new_empty(0, self.held[0].shape[1]), like.new_empty(0, like.shape[1])
+        vectors, codes = like.new_empty(0, self.by_concept[0].shape[1]), like.new_empty(0, like.shape[1])
         owners = torch.empty(0, dtype=torch.long, device=like.device)
-        for concept, kept in self.held.items():
-            codes = torch.cat([codes, like[concept].expand(len(kept), -1)])
-            vectors = torch.cat([vectors, kept])
-            owners = torch.cat([owners, owners.new_full((len(kept),), concept)])
+        for concept, stored in self.by_concept.items():
+            codes = torch.cat([codes, like[concept].expand(len(stored), -1)])
+            vectors = torch.cat([vectors, stored])
+            owners = torch.cat([owners, owners.new_full((len(stored),), concept)])
         return vectors, owners
 
 
 def confusion(preds: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Counts of (cluster, class), one class at a time."""
+    """Count the pixels of each cluster and class (C, C), one pair at a time; both maps hold numbers of one shape."""
     table = torch.zeros(classes, classes, dtype=torch.long)
     for cluster in range(classes):
         for label in range(classes):

@@ -1,4 +1,7 @@
-"""What a published row should take: its operations counted, at the rate that the bench measured on a GPU."""
+"""Estimate what a published row takes: its operations are counted, at the rate that the bench measured on a GPU.
+
+Begin with `expected_cost`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,27 @@ from cause_lite.lab import bench
 from cause_lite.lab.recipes import Row, row
 from cause_lite.runtime.files import read_json
 
-WIDTHS = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}  # else that of a ViT-B
-DEPTH = 12
+WIDTHS, BASE_WIDTH = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}, 768  # of a ViT-S, else of a ViT-B
+DEPTH = 12  # blocks, in both
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a row is expected to take: crops and patches of an epoch, bytes of features, hours, bytes of memory."""
+    """What a run is expected to take.
+
+    Parameters
+    ----------
+    crops
+        Images of an epoch, after cropping.
+    patches
+        Of one crop.
+    feature_bytes
+        Size of the features on disk, in half precision.
+    hours
+        Time on one GPU; NaN where the number of images is not known before their list is here.
+    memory_bytes
+        Memory of a batch's activations and of the concept bank, in single precision.
+    """
 
     crops: int
     patches: int
@@ -27,27 +44,30 @@ class Cost:
 
 
 def expected_cost(of: Row, kind: str = "clean") -> Cost:
-    """What a run of a row should take on one GPU: its operations at the slowest rate of the bench's rows there.
+    """Return what a run of a row should take on one GPU, at the slowest rate of the bench's rows there.
 
-    A `released` checkpoint is scored alone: validation images and their mirror images, with nothing kept. Hours are
-    NaN where the number of images is not known before their list is here.
+    Parameters
+    ----------
+    of
+        The row.
+    kind
+        The kind of run. A `released` checkpoint is only scored: validation images and their mirror images, and no
+        features are kept.
     """
-    config, width, released = of.config, WIDTHS.get(of.backbone, 768), kind == "released"
+    config, width, released = of.config, WIDTHS.get(of.backbone, BASE_WIDTH), kind == "released"
     patches = _patches(of, config.scored_size if released else config.data.size)
-    images = OFFICIAL[config.data.name].splits["val" if released else "train"][1]
+    listed = OFFICIAL[config.data.name].splits["val" if released else "train"][1]
+    images = listed or 0
     activations = config.optimisation.batch_size * patches * (8 * width + 4 * patches)
     if released:
-        hours = (images or math.nan) * 2 * _backbone_operations(width, patches) / sustained()[0] / 3600
-        return Cost(images or 0, patches, 0.0, hours, 4.0 * activations)
+        hours = (listed or math.nan) * 2 * _backbone_operations(width, patches) / sustained()[0] / 3600
+        return Cost(images, patches, 0.0, hours, 4.0 * activations)
     crops = images * len(crops_of(config.data.crops))
     feature_bytes = crops * patches * width * 2.0
     epochs = config.clusterbook.epochs + config.head.epochs + config.probe.epochs
     hours = crops * operations(of, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
-    bank = (
-        config.clusterbook.concepts
-        * (config.head.bank_capacity or 0)
-        * (config.head.projection_dim or config.head.reduced_dim)
-    )
+    vectors = config.clusterbook.concepts * (config.head.bank_capacity or 0)
+    bank = vectors * (config.head.projection_dim or config.head.reduced_dim)
     return Cost(crops, patches, feature_bytes, hours, 4.0 * (bank + activations))
 
 
@@ -60,8 +80,8 @@ def _backbone_operations(width: int, patches: int) -> float:
 
 
 def operations(of: Row, passes: int) -> float:
-    """Floating-point operations of the matrix products that one crop takes: `passes` of the backbone, and step 2."""
-    config, width, patches = of.config, WIDTHS.get(of.backbone, 768), _patches(of, of.config.data.size)
+    """Count the floating-point operations of one crop's matrix products: `passes` of the backbone, and step 2."""
+    config, width, patches = of.config, WIDTHS.get(of.backbone, BASE_WIDTH), _patches(of, of.config.data.size)
     attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head.kind == "tr" else 0
     head = config.head.epochs * 4 * (attention + 4 * patches * width**2)
     keys = config.clusterbook.concepts * (config.head.bank_capacity or 0)
@@ -70,10 +90,10 @@ def operations(of: Row, passes: int) -> float:
 
 
 def sustained() -> tuple[float, str]:
-    """Operations a second of the slowest row that the bench ran on an accelerator, all stages in; and its name."""
+    """Return the operations a second of the slowest row that the bench ran on an accelerator, and its name."""
     line = read_json(bench.records_path("cuda"))["lines"]["published rows"]
     rates = [
-        made["images"] * operations(row(f"cocostuff27/{made['case']}"), passes=1) / made["seconds"]
-        for made in line["rows"]
+        case["images"] * operations(row(f"cocostuff27/{case['case']}"), passes=1) / case["seconds"]
+        for case in line["rows"]
     ]
     return min(rates), line["environment"]["accelerator"]

@@ -1,4 +1,4 @@
-"""Pictures of label maps: colours, overlays, names, and grids of images."""
+"""Pictures of label maps with the classes' names in them, and figures of many images side by side."""
 
 from __future__ import annotations
 
@@ -6,48 +6,44 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
-INK = "#8a8a8a"  # legible on white and on the dark theme's background
+from cause_lite.lab.colours import INK, colourise
+
+__all__ = ["colourise", "image_grid", "labelled"]
+
+SIDE = 384  # pixels of a label map with names in it, about
+SMALLEST_SHARE = 0.02  # of a map, that a class fills to be named in it
 
 
-def palette(count: int) -> np.ndarray:
-    """`count` colours (count, 3) uint8, spread in hue and in lightness so that neighbours differ."""
-    hues = sns.color_palette("husl", count)
-    order = np.argsort(np.arange(count) * 0.618034 % 1)
-    light = np.array([1.0, 0.62, 0.82])[np.arange(count) % 3]
-    return (np.array(hues)[order] * light[:, None] * 255).astype(np.uint8)
+def labelled(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return a label map as colours with the name of each class in it, so that colour alone carries no meaning.
 
+    A class is named where it is widest, if it fills at least `SMALLEST_SHARE` of the map.
 
-def colourise(
-    labels: np.ndarray, image: np.ndarray | None = None, share: float = 0.55, classes: int | None = None
-) -> np.ndarray:
-    """Label map (H, W) -> colours (H, W, 3) uint8, blended onto `image` where one is given; ignored pixels dark."""
-    table = palette(classes or int(labels.max(initial=0)) + 1)
-    colours = table[np.clip(labels, 0, len(table) - 1)]
-    colours[labels < 0] = 30
-    if image is None:
-        return colours
-    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colours), share))
+    Parameters
+    ----------
+    labels
+        Class numbers (H, W), negative where ignored.
+    names
+        The name of each class, by number.
 
-
-def labelled(labels: np.ndarray, names: Sequence[str], least: float = 0.02, side: int = 384) -> np.ndarray:
-    """A label map (H, W) as colours with each class's name in it, at about `side` pixels: (h, w, 3) uint8.
-
-    So that colour alone carries no meaning. A class is named where it is widest, if it fills `least` of the map.
+    Returns
+    -------
+    ndarray
+        Colours (h, w, 3) uint8, enlarged by a whole factor to about `SIDE` pixels.
     """
-    scale = max(1, side // labels.shape[1])
+    scale = max(1, SIDE // labels.shape[1])
     picture = Image.fromarray(colourise(labels, classes=len(names)).repeat(scale, 0).repeat(scale, 1))
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=side // 12)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=SIDE // 12)
     for number in np.unique(labels[labels >= 0]):
         mask = labels == number
-        if mask.mean() < least:
+        if mask.mean() < SMALLEST_SHARE:
             continue
-        inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-        y, x = (scale * (place + 0.5) for place in np.unravel_index(inside.argmax(), mask.shape))
+        depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        y, x = (scale * (int(place) + 0.5) for place in np.unravel_index(depth.argmax(), mask.shape))
         half = pen.textlength(names[number], font) / 2 + 2
         x = min(max(x, half), picture.width - half)  # whole names, also at the border
         pen.text((x, y), names[number], "white", font, "mm", stroke_width=2, stroke_fill="black")
@@ -55,7 +51,17 @@ def labelled(labels: np.ndarray, names: Sequence[str], least: float = 0.02, side
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], width: float = 9.0) -> Figure:
-    """Rows of pictures of one size, each row with its name at the left."""
+    """Draw rows of pictures of one size, each row with its name at the left.
+
+    Parameters
+    ----------
+    rows
+        Images (H, W, 3), uint8 or floats in 0..1; a row may be shorter than the longest.
+    row_names
+        One name a row.
+    width
+        Of the figure, in inches.
+    """
     columns = max(len(row) for row in rows)
     height = width / columns * len(rows)
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
@@ -64,9 +70,8 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], w
             axis.set_axis_off()
         for picture, axis in zip(row, line, strict=False):
             axis.imshow(picture, interpolation="nearest")
-        line[0].text(
-            -0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", color=INK, fontsize=11
-        )
+        beside = {"transform": line[0].transAxes, "rotation": 90, "va": "center", "ha": "right"}
+        line[0].text(-0.04, 0.5, name, color=INK, fontsize=11, **beside)
     figure.subplots_adjust(0.03, 0, 1, 1, 0.02, 0.02)
     figure.patch.set_alpha(0)
     return figure

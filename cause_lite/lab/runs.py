@@ -1,28 +1,28 @@
-"""What the commands do: fit to a folder, score a folder, segment files."""
+"""Fit a recipe into a folder, read it back, and score it.
+
+Begin with `fit_to`; `score_segmenter` gives the scores of what it wrote.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from cause_lite import checkpoints
 from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.checkpoints.config_records import read_config as config_of
+from cause_lite.checkpoints import config_records
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
-from cause_lite.datasets.images import Lazy, flipped, read_rgb
+from cause_lite.datasets.images import Lazy, flipped
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.label_flow import fit
-from cause_lite.lab.pictures import colourise, image_grid
 from cause_lite.lab.recipes import evaluation_split
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
@@ -33,15 +33,39 @@ from cause_lite.runtime.progress import track
 from cause_lite.segmenter import Segmenter
 from cause_lite.train import Fitted
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHEET_IMAGES, SHEET_COLUMNS = 200, 6  # of a contact sheet: images looked at, and shown of each cluster
+
 
 def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
-    """Fit a recipe and write the segmenter and fit.json (configuration, losses, seconds, commit, environment).
+    """Fit a recipe, and write the segmenter and fit.json (settings, losses, seconds, commit, environment).
 
     Cut off at any moment, the same call goes on where it was and ends in the same bytes; what that takes lies in
-    `folder`/resume until the fit is whole. Raises UserError when another process is writing to the folder.
+    `folder`/resume until the fit is whole. A fit of a folder of images also gets a contact sheet, contact.png.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    folder
+        Where to write; made if absent.
+    device
+        `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns
+    -------
+    Fitted
+        What was written, in memory.
+
+    Raises
+    ------
+    UserError
+        When another process is writing to the folder, or the images or the backbone cannot be read.
     """
-    folder, place = Path(folder), choose_device(device)
-    backbone, train = load_backbone(config.backbone).to(place), load_training(config)
+    folder = Path(folder)
+    backbone, train = load_backbone(config.backbone).to(choose_device(device)), load_training(config)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape}"
         journal = Journal(folder / "resume", key)
@@ -54,15 +78,26 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     return fitted
 
 
-def contact_sheet(segmenter: Segmenter, images: np.ndarray | Lazy, most: int = 200, across: int = 6) -> Figure:
-    """A row a cluster, the largest first: the images that show most of it, the rest of each darkened."""
-    some = images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
+def contact_sheet(segmenter: Segmenter, images: np.ndarray | Lazy) -> Figure:
+    """Draw a row for each cluster, the largest first: the images that show most of it, the rest of each darkened.
+
+    Parameters
+    ----------
+    segmenter
+        What finds the clusters.
+    images
+        RGB images (N, H, W, 3) uint8; `SHEET_IMAGES` of them, evenly spaced, are looked at.
+    """
+    from cause_lite.lab.pictures import image_grid  # imports matplotlib, which scoring and fitting do without
+
+    some = images[np.linspace(0, len(images) - 1, min(SHEET_IMAGES, len(images))).astype(int)]
     maps = np.stack([segmenter.segment(image) for image in track(some, "Contact sheet")])
     clusters = len(segmenter.cluster_probe.centres)
     shares = np.stack([(maps == cluster).mean(axis=(1, 2)) for cluster in range(clusters)])
     rows, names = [], []
     for cluster in np.argsort(-shares.mean(1), kind="stable"):
-        best = [i for i in np.argsort(-shares[cluster], kind="stable")[:across] if shares[cluster, i] > 0]
+        order = np.argsort(-shares[cluster], kind="stable")[:SHEET_COLUMNS]
+        best = [number for number in order if shares[cluster, number] > 0]
         if best:
             rows.append([np.where((maps[i] == cluster)[..., None], some[i], some[i] // 5 + 20) for i in best])
             names.append(f"{cluster}: {shares[cluster].mean():.0%}")
@@ -73,36 +108,46 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
     (folder / "fit.json").unlink(missing_ok=True)  # it marks the folder as whole, so it goes first and comes last
     checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
     about = {
-        "config": config.model_dump(), "config_hash": provenance.config_hash(config), "losses": fitted.losses,
-        "seconds": fitted.seconds, "commit": provenance.commit(), "environment": provenance.environment(),
+        "config": config.model_dump(),
+        "config_hash": provenance.config_hash(config),
+        "losses": fitted.losses,
+        "seconds": fitted.seconds,
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
         "date": provenance.now(),
-    }  # fmt: skip
+    }
     write_json(folder / "fit.json", about)
     shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
 def load_training(config: FitConfig) -> Split:
-    """The training split as the configuration wants it; images that are left out are listed in a warning."""
+    """Return the training split as the settings want it; images that are left out are listed in a warning."""
     how = (config.data.crops, config.data.fit, config.data.resize, config.data.clusters)
     train = load_split(config.data.name, "train", config.data.size, *how)
     if config.data.skip_bad:
-        train, wrong = without_bad(train)
-        if wrong:
-            warnings.warn("\n".join([f"{len(wrong)} images are left out:", *wrong]), stacklevel=2)
+        train, faults = without_bad(train)
+        if faults:
+            warnings.warn("\n".join([f"{len(faults)} images are left out:", *faults]), stacklevel=2)
     return train
 
 
 def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
-    """The split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
+    """Return the split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
     how = ("none", config.data.fit, config.data.resize, config.data.clusters)
     return load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
 
 
 def read_config(folder: Path) -> FitConfig:
-    """The configuration that a run was fitted with. Raises UserError when fit.json does not hold one."""
+    """Return the settings that a run was fitted with.
+
+    Raises
+    ------
+    UserError
+        When the folder's fit.json does not hold any.
+    """
     about = read_json(Path(folder) / "fit.json")
     try:
-        return config_of(about["config"])
+        return config_records.read_config(about["config"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
@@ -110,23 +155,59 @@ def read_config(folder: Path) -> FitConfig:
 def score_segmenter(
     segmenter: Segmenter, config: FitConfig, crf: bool = False, split: str | None = None
 ) -> dict[str, ClusterMetrics]:
-    """A segmenter's metrics on the evaluation split of its data set, or on another."""
-    test = load_evaluation(config, split)
-    if test.labels is None:
-        raise UserError(f"{config.data.name}: has no labels to score against; look at its contact sheet instead")
-    features = cached_features(segmenter.backbone, test.images, f"Features of {test.name}/{test.split}")
-    mirrored = cached_features(segmenter.backbone, flipped(test.images), "Features of the mirror images")
+    """Score a segmenter on a labelled split of its data set, each image and its mirror image seen.
+
+    Parameters
+    ----------
+    segmenter
+        With its backbone.
+    config
+        Which data set, and how its images are read.
+    crf
+        Whether to refine by the dense CRF too.
+    split
+        Another split than the recipe's.
+
+    Returns
+    -------
+    dict
+        Metrics by name: `cluster`, `linear` and, with `crf`, `crf`.
+
+    Raises
+    ------
+    UserError
+        When the split has no labels, or the segmenter no backbone.
+    """
+    test, backbone = load_evaluation(config, split), segmenter.backbone
+    labels = label_maps(test)
+    if backbone is None:
+        raise UserError("the segmenter has no backbone; set `segmenter.backbone` to a loaded one")
+    features = cached_features(backbone, test.images, f"Features of {test.name}/{test.split}")
+    mirrored = cached_features(backbone, flipped(test.images), "Features of the mirror images")
     refine = refine_batch if crf else None
-    return evaluate(segmenter, features, mirrored, test.labels, len(test.classes), refine, test.images)
+    return evaluate(segmenter, features, mirrored, labels, len(test.classes), refine, test.images)
+
+
+def label_maps(split: Split) -> np.ndarray | Lazy:
+    """Return the label maps (N, H, W) of a split that is to be scored.
+
+    Raises
+    ------
+    UserError
+        When it has none.
+    """
+    if split.labels is None:
+        raise UserError(f"{split.name}: has no labels to score against; look at its contact sheet instead")
+    return split.labels
 
 
 def name_clusters(labels: np.ndarray, metrics: ClusterMetrics) -> np.ndarray:
-    """Cluster numbers (H, W) -> the classes that the matching gave them, for showing beside the truth."""
+    """Turn cluster numbers (H, W) into the classes that the matching gave them, for showing beside the truth."""
     return metrics.matching()[labels]
 
 
 def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
-    """Metrics as plain numbers for JSON; the IoU of a class that never occurs is None."""
+    """Return metrics as plain numbers for JSON, in percent; the IoU of a class that never occurs is None."""
     plain = {}
     for name, metrics in scores.items():
         computed = metrics.unmatched() if name == "linear" else metrics.compute()
@@ -136,43 +217,24 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
 
 
 def evaluate_run(folder: Path, crf: bool = False, device: str = "auto") -> dict[str, dict]:
-    """Score a fitted run, write scores.json beside it, and return the scores."""
+    """Score a run that `fit_to` wrote, write scores.json beside it, and return the scores (see `plain_scores`)."""
     config = read_config(folder)
     segmenter = checkpoints.load(folder).to(choose_device(device))
     scores = plain_scores(score_segmenter(segmenter, config, crf))
-    write_json(
-        Path(folder) / "scores.json", {"scores": scores, "date": provenance.now(), "commit": provenance.commit()}
-    )
+    about = {"scores": scores, "date": provenance.now(), "commit": provenance.commit()}
+    write_json(Path(folder) / "scores.json", about)
     return scores
 
 
 def fitted_segmenter(config: FitConfig) -> Segmenter:
-    """The segmenter of this configuration on the fastest device, fitted now if it is not in the cache."""
+    """Return the segmenter of these settings on the fastest device; fit it now if it is not in the cache."""
     return checkpoints.load(fitted_run(config)).to(choose_device("auto"))
 
 
 def fitted_run(config: FitConfig) -> Path:
-    """The folder of a finished fit of this configuration, fitted now if it is not in the cache."""
-    folder = (
-        cache_dir() / "fits" / f"{config.data.name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
-    )
+    """Return the folder of a finished fit of these settings; fit it now if it is not in the cache."""
+    name = f"{config.data.name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
+    folder = cache_dir() / "fits" / name
     if not (folder / "fit.json").exists():
         fit_to(config, folder)
     return folder
-
-
-def segment_files(paths: list[Path], model: str, out: Path, device: str = "auto") -> Iterator[Path]:
-    """Segment image files; yields each label map and overlay once it is whole on disk."""
-    place = choose_device(device)
-    segmenter = checkpoints.load(model).to(place)
-    names = [path.stem for path in paths]
-    for path in track(paths, "Segmenting"):
-        image = np.array(read_rgb(path))
-        labels = segmenter.segment(image)
-        # Two inputs of one stem (a.png, a.jpg) must not overwrite each other's output.
-        stem = path.name if names.count(path.stem) > 1 else path.stem
-        overlay = Image.fromarray(colourise(labels, image))
-        for suffix, picture in (("labels", Image.fromarray(labels)), ("overlay", overlay)):
-            target = Path(out) / f"{stem}.{suffix}.png"
-            write_whole(target, lambda part, picture=picture: picture.save(part, format="PNG"))
-            yield target

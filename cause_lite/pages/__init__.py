@@ -1,4 +1,5 @@
 """What makes the book: figures, tables, sliders, records of its numbers, the site, and the check in a browser.
 
-Begin with `site.build`, which `make book` runs. `records` glues a number into a page and `verify` compares it.
+Begin with `site.build`, which `make book` runs. `headlines` glues a number into a page and `verify` compares it;
+`plots` and `tables` draw what the pages show.
 """

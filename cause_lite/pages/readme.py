@@ -1,4 +1,4 @@
-"""The README's picture and results, made from the run records: `python -m cause_lite.readme` rewrites them."""
+"""Write the README's picture and results from the run records: `python -m cause_lite.pages.readme`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from cause_lite import checkpoints
 from cause_lite.datasets import load_split
 from cause_lite.lab import pictures
 from cause_lite.lab.comparison import summary
-from cause_lite.lab.runs import name_clusters, read_config, score_segmenter
+from cause_lite.lab.runs import label_maps, name_clusters, read_config, score_segmenter
 from cause_lite.runtime.files import project_dir, read_json, write_whole
 
-START, END = "<!-- results: written by `python -m cause_lite.readme` -->", "<!-- end of results -->"
+START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
+GALLERY_SCENES = [3, 11, 24, 40, 57, 90]
 TITLES = {"scenes": "`scenes` (200 validation images, 16 classes)", "camvid": "CamVid (233 test frames, 11 classes)"}
 
 
 def results_block() -> str:
-    """A Markdown table for each data set that has records: mean ± sample standard deviation over seeds."""
+    """Return a Markdown table for each data set with records: mean ± sample standard deviation over seeds."""
     parts = []
     for data, title in TITLES.items():
         table = summary(read_json(project_dir() / "data" / "records" / f"{data}.json")["records"])
@@ -35,23 +36,23 @@ def results_block() -> str:
 
 
 def with_results(text: str) -> str:
-    """A README's text with the block between its two markers made anew."""
+    """Return a README's text with the block between its two markers written anew."""
     before, rest = text.split(START)
     _, after = rest.split(END)
     return f"{before}{START}\n\n{results_block()}\n\n{END}{after}"
 
 
 def gallery() -> Figure:
-    """Validation scenes, what the bundled segmenter finds in them (colours by the matching), and the truth."""
-    scenes, shown = load_split("scenes", "val"), [3, 11, 24, 40, 57, 90]
-    segmenter = checkpoints.load("scenes")
-    names = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
-    found = [name_clusters(segmenter.segment(scenes.images[i]), names) for i in shown]
-    rows = [[pictures.labelled(m, scenes.classes) for m in maps] for maps in (found, scenes.labels[shown])]
-    return pictures.image_grid([list(scenes.images[shown]), *rows], ["image", "found", "true"])
+    """Draw validation scenes, what the bundled segmenter finds in them (colours by the matching), and the truth."""
+    scenes, segmenter = load_split("scenes", "val"), checkpoints.load("scenes")
+    images, labels = scenes.images[GALLERY_SCENES], label_maps(scenes)[GALLERY_SCENES]
+    metrics = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
+    predictions = [name_clusters(segmenter.segment(image), metrics) for image in images]
+    rows = [[pictures.labelled(label_map, scenes.classes) for label_map in row] for row in (predictions, labels)]
+    return pictures.image_grid([list(images), *rows], ["image", "found", "true"])
 
 
-def picture(path: Path) -> None:
+def write_picture(path: Path) -> None:
     """Write the gallery as a PNG."""
     figure = gallery()
     write_whole(path, lambda part: figure.savefig(part, dpi=110, transparent=True))
@@ -62,7 +63,7 @@ def main() -> None:
     path = project_dir() / "README.md"
     text = with_results(path.read_text(encoding="utf-8"))
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-    picture(project_dir() / "data" / "picture.png")
+    write_picture(project_dir() / "data" / "picture.png")
 
 
 if __name__ == "__main__":

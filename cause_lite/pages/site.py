@@ -1,4 +1,7 @@
-"""Build the book from scratch: fetch its offline assets, run every chapter, render, verify."""
+"""Build the book from scratch: fetch its offline assets, run every chapter, render, verify.
+
+Begin with `build`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +35,10 @@ from cause_lite.runtime.progress import track
 
 
 class Asset(NamedTuple):
-    """A package of the npm registry: the folder in it and the files there that pages need, the first of them a mark."""
+    """A package of the npm registry: a folder of it, and the parts of that folder which pages need.
+
+    The first part is a file, whose presence says that the asset was fetched; a part that ends in / is a folder.
+    """
 
     package: str
     folder: str
@@ -42,25 +49,27 @@ FONTS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")
 ASSETS = {
     "mathjax": Asset("mathjax@3.2.2", "es5", ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")),
     "widgets": Asset(
-        "@jupyter-widgets/html-manager@1.0.15", "dist",
+        "@jupyter-widgets/html-manager@1.0.15",
+        "dist",
         ("embed.js", "embed.js.LICENSE.txt", *(f"{name}.woff2" for name in FONTS)),
     ),
-}  # fmt: skip
+}
 
 
 def fetch_assets(folder: Path) -> None:
     """Put what the pages load into `folder`, from the npm registry, so that they ask no other host for anything."""
     for name, asset in ASSETS.items():
         if not (folder / name / asset.parts[0]).exists():
-            write_whole(folder / name, lambda part, asset=asset: _fetch(asset, part))
+            write_whole(folder / name, partial(_fetch, asset))
 
 
 def _fetch(asset: Asset, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["pack", "--silent", asset.package]
-        done = npm(words, return_completed_process=True, cwd=scratch, capture_output=True)
+        result = npm(
+            ["pack", "--silent", asset.package], return_completed_process=True, cwd=scratch, capture_output=True
+        )
         archives = list(Path(scratch).glob("*.tgz"))
-        if done.returncode or not archives:
+        if result.returncode or not archives:
             raise UserError(
                 f"{asset.package} could not be fetched from the npm registry; check the network and try again"
             )
@@ -84,9 +93,9 @@ def _score(seed: int) -> None:
 
 
 def fit_all(seeds: int = 3) -> None:
-    """The fits that the pages draw on, and the table's scores: two at a time, a thread each, which is faster."""
+    """Fit and score what the pages show: two fits at a time, a thread each, which is faster than one on two threads."""
     first = recipe("scenes", HEADS[0])
-    images = load_training(first).images  # made once, before two processes would do it both
+    images = load_training(first).images  # before two processes would both render them
     cached_features(load_backbone(first.backbone), images, "Features")
     configs = [recipe("scenes", head, seed) for seed in range(seeds) for head in HEADS]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -97,36 +106,36 @@ def fit_all(seeds: int = 3) -> None:
 
 
 def write_table_pages(book: Path) -> None:
-    """A page for each published table, from one template."""
+    """Write a page for each published table, from one template."""
     rate, gpu = cost.sustained()
     template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
     for name, title in TABLES.items():
         page = template.format(name=name, title=title, rate=rate / 1e12, gpu=gpu)
         (book / "tables").mkdir(exist_ok=True)
-        write_whole(book / "tables" / f"{name}.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
+        write_whole(book / "tables" / f"{name}.md", partial(Path.write_text, data=page, encoding="utf-8"))
 
 
 def write_notebooks(build: Path) -> None:
-    """The executed notebook of every page, into the site; each fetches the package where it is not installed."""
+    """Copy the executed notebook of every page into the site; each installs the package where it is absent."""
     repository = f"git+{provenance.repository()}"
     fetch = f"try:\n    import cause_lite\nexcept ImportError:\n    %pip install -q 'cause-lite[book] @ {repository}'"
     for path in sorted((build / "jupyter_execute").rglob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         notebook.cells.insert(0, nbformat.v4.new_code_cell(fetch))
         target = build / "html" / "notebooks" / path.relative_to(build / "jupyter_execute")
-        write_whole(target, lambda part, notebook=notebook: nbformat.write(notebook, part))
-    needs = build / "html" / "notebooks" / "requirements.txt"  # what Binder installs
-    needs.write_text(f"cause-lite[book] @ {repository}\n", encoding="utf-8")
+        write_whole(target, partial(nbformat.write, notebook))
+    requirements = build / "html" / "notebooks" / "requirements.txt"  # what Binder installs
+    requirements.write_text(f"cause-lite[book] @ {repository}\n", encoding="utf-8")
 
 
-def _run(command: list) -> None:
-    """Run it in the checkout; when it fails, end with its status."""
+def _run(command: list[str | Path]) -> None:
+    """Run a command in the checkout; when it fails, end with its status."""
     if status := subprocess.run(command, cwd=project_dir(), check=False).returncode:
         sys.exit(status)
 
 
 def build() -> None:
-    """`make book`: everything under _build is made anew, so no number can be left over from an earlier build."""
+    """Build the book (`make book`). All of _build is written anew, so no number of an earlier build is left over."""
     root = project_dir()
     shutil.rmtree(root / "_build", ignore_errors=True)
     fetch_assets(root / "book" / "_vendor")
@@ -136,8 +145,8 @@ def build() -> None:
         pass
     fit_all()
     tools = Path(sys.executable).parent
-    places = ["--config", "_config.yml", "--path-output", "."]
-    _run([tools / "jupyter-book", "build", "book", *places, "-W", "--keep-going"])
+    options = ["--config", "_config.yml", "--path-output", "."]
+    _run([tools / "jupyter-book", "build", "book", *options, "-W", "--keep-going"])
     write_notebooks(root / "_build")
     _run([tools / "cause-lite", "verify"])
     print(f"The book is at {root / '_build' / 'html' / 'index.html'}")

@@ -1,4 +1,7 @@
-"""The published tables as the book shows them: what is published, and what was run here, from recipes and records."""
+"""The published tables as the book shows them: what is published, and what was run here.
+
+Begin with `published_table`. Everything is read from recipes and records, except where `run_missing` runs a row.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from cause_lite.pages.widgets import embedded, png
 FLAGS = {"released": " --released", "clean": "", "as_released": " --as-released"}
 
 
-def told(records: list[dict], score: str) -> str:
-    """`mean ± spread` over seeds; a dash where nothing was run."""
+def score_text(records: list[dict], score: str) -> str:
+    """Return `mean ± standard deviation` over the seeds of `records`; a dash where nothing was run."""
     values = [record[score] for record in records]
     if not values:
         return "-"
@@ -29,45 +32,50 @@ def told(records: list[dict], score: str) -> str:
 
 
 def published_table(table: str) -> pd.DataFrame:
-    """A row a recipe: published mIoU and pAcc in percent, and each kind of run's scores, or that there is none."""
+    """Return the published mIoU and pAcc of each row in percent, and the scores of each kind of run, if any."""
     lines = []
     for row in rows(table):
         records = list(reproduce.read_records(row))
         line = {"row": row.name, "published mIoU": row.published["miou"], "pAcc": row.published["pacc"]}
         for kind, title in KINDS.items():
-            mine = [record for record in records if record["kind"] == kind]
-            line[title] = " / ".join(told(mine, score) for score in ("miou", "pacc")) if mine else "not run"
+            runs = [record for record in records if record["kind"] == kind]
+            line[title] = " / ".join(score_text(runs, score) for score in ("miou", "pacc")) if runs else "not run"
         lines.append(line)
     return pd.DataFrame(lines).set_index("row")
 
 
 def styled(frame: pd.DataFrame) -> Styler:
+    """Return a table with one digit, and a dash for what is not given."""
     return frame.style.format(precision=1, na_rep="-")
 
 
 def runs_table(table: str) -> pd.DataFrame:
-    """Every run that was made of a table's rows: seed, date, device and where its record can be read."""
+    """Return the runs of a table's rows: seed, date, device and where the record can be read."""
     lines = [
         {
-            "row": row.name, "run": KINDS[record["kind"]], "seed": record["seed"], "date": record["date"][:10],
-            "device": record["device"], "record": reproduce.record_address(record),
+            "row": row.name,
+            "run": KINDS[record["kind"]],
+            "seed": record["seed"],
+            "date": record["date"][:10],
+            "device": record["device"],
+            "record": reproduce.record_address(record),
         }
         for row in rows(table)
         for record in reproduce.read_records(row)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
 
 
 def gallery(table: str) -> str:
-    """HTML: the runs that were made, and of each its picture, confusion and IoU by class; or that there is none."""
-    made = [(row, record) for row in rows(table) for record in reproduce.read_records(row)]
-    if not made:
+    """Return HTML: the runs of a table, and of each its picture, confusion and IoU by class; or that there is none."""
+    runs = [(row, record) for row in rows(table) for record in reproduce.read_records(row)]
+    if not runs:
         return "<p>No row of this table has been run here yet: there is nothing to show.</p>"
     listed = runs_table(table).to_html(index=False, classes="told", render_links=True)
-    return listed + "".join(_shown(row, record) for row, record in made)
+    return listed + "".join(_run_html(row, record) for row, record in runs)
 
 
-def _shown(row: Row, record: dict) -> str:
+def _run_html(row: Row, record: dict) -> str:
     title, classes = f"{row.name}, {KINDS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
     parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
     if picture.exists():
@@ -79,11 +87,11 @@ def _shown(row: Row, record: dict) -> str:
 
 
 def missing_table(table: str) -> pd.DataFrame:
-    """What would fill the empty cells: the command, and what it is expected to take on one GPU."""
+    """Return what would fill the empty cells: the command, and what it is expected to take on one GPU."""
     lines = []
     for row in rows(table):
-        have = {record["kind"] for record in reproduce.read_records(row)}
-        for kind in KINDS.keys() - have:
+        existing = {record["kind"] for record in reproduce.read_records(row)}
+        for kind in KINDS.keys() - existing:
             cost, command = expected_cost(row, kind), f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf"
             lines.append((row.name, command, cost.hours, cost.memory_bytes / 1e9, cost.feature_bytes / 1e9))
     columns = ["row", "command", "hours a seed", "GPU memory, GB", "features, GB"]
@@ -91,16 +99,26 @@ def missing_table(table: str) -> pd.DataFrame:
 
 
 def rehearsed_table(table: str) -> pd.DataFrame:
-    """Which rows went through the dress rehearsal of this build. Its scores are left out: they mean nothing."""
+    """Return which rows this build rehearsed, and when; the scores of a rehearsal mean nothing and are left out."""
     lines = []
     for row in rows(table):
-        done = {record["kind"]: record["date"][:10] for record in reproduce.read_records(row, rehearsed=True)}
-        lines.append({"row": row.name} | {title: done.get(kind, "not in this build") for kind, title in KINDS.items()})
+        dates = {record["kind"]: record["date"][:10] for record in reproduce.read_records(row, rehearsed=True)}
+        lines.append({"row": row.name} | {title: dates.get(kind, "not in this build") for kind, title in KINDS.items()})
     return pd.DataFrame(lines).set_index("row")
 
 
 def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) -> None:
-    """With CAUSE_PROFILE=gpu, run what the table lacks and can be run here; else say that records are shown."""
+    """Run what is missing from a table and can be run here if CAUSE_PROFILE=gpu; else say that records are shown.
+
+    Parameters
+    ----------
+    table
+        One of `recipes.TABLES`.
+    seeds
+        How many to run of a fit; a released checkpoint is scored once.
+    say
+        Takes a line for each row that cannot run, with what it needs.
+    """
     if os.environ.get("CAUSE_PROFILE") != "gpu":
         say("Shown from records; `CAUSE_PROFILE=gpu make book` runs what is missing.")
         return
@@ -109,11 +127,11 @@ def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) 
 
 
 def _run_row(row: Row, seeds: int, say: Callable[[str], None]) -> None:
-    have = {(record["kind"], record["seed"]) for record in reproduce.read_records(row)}
+    existing = {(record["kind"], record["seed"]) for record in reproduce.read_records(row)}
     for kind in KINDS:
-        if lacks := reproduce.lacking(row, kind):
-            say(f"{row.key}, {kind}: not run; lacking: {'; '.join(lacks)}")
+        if missing := reproduce.missing_requirements(row, kind):
+            say(f"{row.key}, {kind}: not run; missing: {'; '.join(missing)}")
             continue
         for seed in range(1 if kind == "released" else seeds):
-            if (kind, seed) not in have:
+            if (kind, seed) not in existing:
                 reproduce.write_record(reproduce.reproduce_row(row, seed, kind, "auto", say))

@@ -1,4 +1,4 @@
-"""Sliders that work on the published page, with no kernel: every state is a picture made when the page was built."""
+"""Sliders that work on the published page without a kernel: every state is a picture of the page's build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """The figure as PNG bytes, closed afterwards so that no cell shows it a second time."""
+    """Return a figure as PNG bytes, and close it so that no cell shows it a second time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", transparent=True)
     plt.close(figure)
@@ -22,7 +22,7 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def embedded(picture: bytes, alt: str) -> str:
-    """PNG bytes as an HTML image that needs no file."""
+    """Return PNG bytes as an HTML image that needs no file, with its alternative text."""
     data = base64.b64encode(picture).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">'
 
@@ -30,18 +30,27 @@ def embedded(picture: bytes, alt: str) -> str:
 def slider(states: Mapping[Hashable, Figure], label: str, alt: str, start: int = 0) -> None:
     """Show a slider over pictures, linked in the page itself, so that it needs no kernel; arrow keys move it.
 
-    `alt` describes a state, `{}` standing for its value; `start` is the index shown first. That picture is also
-    put on the page as it is, for print and for readers without scripts.
+    Parameters
+    ----------
+    states
+        The picture of each value.
+    label
+        What the value is, shown beside the slider.
+    alt
+        The alternative text of a picture, with `{}` for its value.
+    start
+        The number of the state shown first. Its picture is also put on the page as it is, for print and for readers
+        without scripts.
     """
     pictures = [embedded(png(figure), alt.format(value)) for value, figure in states.items()]
-    knob = ipywidgets.IntSlider(
+    handle = ipywidgets.IntSlider(
         value=start, min=0, max=len(pictures) - 1, readout=False, layout={"width": "60%"}, description_allow_html=False
     )
-    says = [ipywidgets.Label(f"{label}: {value}") for value in states]
+    texts = [ipywidgets.Label(f"{label}: {value}") for value in states]
     frames = [ipywidgets.HTML(picture) for picture in pictures]
-    shown = [ipywidgets.Stack(parts, selected_index=start) for parts in (says, frames)]
+    shown = [ipywidgets.Stack(parts, selected_index=start) for parts in (texts, frames)]
     for stack in shown:
-        ipywidgets.jslink((knob, "value"), (stack, "selected_index"))
-    display(ipywidgets.VBox([ipywidgets.HBox([knob, shown[0]]), shown[1]]))
+        ipywidgets.jslink((handle, "value"), (stack, "selected_index"))
+    display(ipywidgets.VBox([ipywidgets.HBox([handle, shown[0]]), shown[1]]))
     without_scripts = "<noscript><style>figure.still { display: block !important; }</style></noscript>"
     display(HTML(f'<figure class="still">{pictures[start]}</figure>{without_scripts}'))

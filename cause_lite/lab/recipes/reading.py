@@ -1,4 +1,7 @@
-"""What to run: a data set's defaults, a backbone's and a results row's, from the YAML files in recipes/."""
+"""Read the settings of data sets, backbones, published rows and ablations from the YAML files of this folder.
+
+Begin with `recipe`; `row` reads a published row.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,12 @@ KEYS = {
 SETTINGS = set(setting_names(FitConfig)) - {"data.name", "head.kind", "seed"}
 PUBLISHED = {"miou", "pacc", "source"}
 TABLES = {
-    "cocostuff27": "COCO-Stuff-27", "cityscapes": "Cityscapes", "pascalvoc": "Pascal VOC", "coco81": "COCO-81",
+    "cocostuff27": "COCO-Stuff-27",
+    "cityscapes": "Cityscapes",
+    "pascalvoc": "Pascal VOC",
+    "coco81": "COCO-81",
     "coco171": "COCO-171",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Row:
 
     @property
     def key(self) -> str:
+        """The row's name among all tables, such as cocostuff27/dino-s8-tr."""
         return f"{self.table}/{self.name}"
 
 
@@ -64,23 +71,24 @@ def recipe(
     """
     about = _data("folder" if is_folder(data) else data)
     if head not in HEADS:
-        raise UserError(f"no head named {head!r}; choose from {', '.join(HEADS)}")
+        raise UserError(f"head: must be one of {', '.join(HEADS)}, not {head!r}")
     settings = merged(about["settings"], about["heads"].get(head, {}))
     chosen = {"data.name": data, "head.kind": head, "seed": seed} | ({"backbone": backbone} if backbone else {})
     return FitConfig(**merged(settings, nested(chosen))).replace(changes or {})
 
 
 def evaluation_split(data: str) -> str:
-    """The split that scores are reported on."""
+    """Return the split that scores are reported on."""
     return _data("folder" if is_folder(data) else data)["split"]
 
 
 def data_names() -> list[str]:
+    """Return the names of the data sets that have a recipe."""
     return sorted(path.stem for path in (FOLDER / "data").glob("*.yaml") if path.stem != "folder")
 
 
 def rows(table: str | None = None) -> list[Row]:
-    """The rows of one table, or of all, in the order of the tables."""
+    """Return the rows of one table, or of all, in the order of the tables."""
     return [
         row(f"{t}/{path.stem}")
         for t in TABLES
@@ -90,11 +98,17 @@ def rows(table: str | None = None) -> list[Row]:
 
 
 def row(key: str) -> Row:
-    """The row TABLE/ROW, such as cocostuff27/dino-s8-tr. Raises UserError for an unknown one."""
+    """Return the row of a key, TABLE/ROW, such as cocostuff27/dino-s8-tr.
+
+    Raises
+    ------
+    UserError
+        For an unknown one, naming the nearest.
+    """
     path = FOLDER / "rows" / f"{key}.yaml"
     if key.count("/") != 1 or key.split("/")[0] not in TABLES or not path.is_file():
-        there = [f"{p.parent.name}/{p.stem}" for p in sorted((FOLDER / "rows").glob("*/*.yaml"))]
-        near = difflib.get_close_matches(key, there, 3, 0) or there[:3]
+        keys = [f"{p.parent.name}/{p.stem}" for p in sorted((FOLDER / "rows").glob("*/*.yaml"))]
+        near = difflib.get_close_matches(key, keys, 3, 0) or keys[:3]
         raise UserError(
             f"no row named {key!r}; did you mean {', '.join(near)}? `cause-lite reproduce --list` shows all"
         )
@@ -102,16 +116,22 @@ def row(key: str) -> Row:
 
 
 def read_row(path: Path) -> Row:
-    """A row's file, with everything that it inherits. Raises UserError naming the file and the field at fault."""
+    """Read a row's file, with everything that it inherits.
+
+    Raises
+    ------
+    UserError
+        Naming the file and the field at fault.
+    """
     about = _read(path, KEYS["rows"])
     for field in ("data", "backbone", "head", "published"):
         if field not in about:
-            raise UserError(f"{path}: lacks `{field}`")
+            raise UserError(f"{path}: `{field}` is missing")
     if not isinstance(about["published"], dict) or about["published"].keys() != PUBLISHED:
-        raise UserError(f"{path}: `published` holds {', '.join(sorted(PUBLISHED))}")
-    backbone = _read(_there(FOLDER / "backbones", about["backbone"], path, "backbone"))
+        raise UserError(f"{path}: `published` must hold {', '.join(sorted(PUBLISHED))} and nothing else")
+    backbone = _read(_existing(FOLDER / "backbones", about["backbone"], path, "backbone"))
     check_settings(backbone, path)
-    _there(FOLDER / "data", about["data"], path, "data")
+    _existing(FOLDER / "data", about["data"], path, "data")
     try:
         base = recipe(about["data"], about["head"])
         config = base.replace(flattened(merged(backbone, about.get("settings", {}))))
@@ -121,7 +141,7 @@ def read_row(path: Path) -> Row:
 
 
 def ablations(data: str, head: str) -> dict[str, tuple[str, FitConfig]]:
-    """name -> (title, settings) of every ablation of a data set and head: one thing changed in each."""
+    """Return the title and the settings of every ablation of a data set and head, by name: each changes one thing."""
     found = {}
     for path in sorted((FOLDER / "ablations").glob("*.yaml")):
         about = _read(path, KEYS["ablations"])
@@ -130,16 +150,17 @@ def ablations(data: str, head: str) -> dict[str, tuple[str, FitConfig]]:
     return found
 
 
-def _there(folder: Path, name: object, path: Path, field: str) -> Path:
+def _existing(folder: Path, name: object, path: Path, field: str) -> Path:
+    """Return the file of a name in `folder`, which the `field` of `path` gives; raise UserError without one."""
     target = folder / f"{name}.yaml"
     if not isinstance(name, str) or "/" in name or not target.is_file():
         names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"{path}: `{field}` is {name!r}; choose from {names}")
+        raise UserError(f"{path}: `{field}` must be one of {names}, not {name!r}")
     return target
 
 
 def _data(name: str) -> dict:
-    """A data set's recipe, with what it inherits by `like`."""
+    """Read a data set's recipe, with what it inherits by `like`."""
     path = FOLDER / "data" / f"{name}.yaml"
     if "/" in name or not path.is_file():
         raise UserError(f"no recipe for the data set {name!r}; choose from {', '.join(data_names())}, or a folder")
@@ -152,29 +173,29 @@ def _data(name: str) -> dict:
 
 
 def _read(path: Path, keys: set[str] | None = None) -> dict:
-    """A YAML file of known keys. Raises UserError naming the file and the key that is unknown or mistyped."""
+    """Read a YAML file of known keys; raise UserError naming the file and the key that is unknown or mistyped."""
     try:
         about = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no readable YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from error
     if not isinstance(about, dict) or not all(isinstance(key, str) for key in about):
-        raise UserError(f"{path}: holds a {type(about).__name__} where named settings are expected")
+        raise UserError(f"{path}: expected named settings, not a {type(about).__name__}")
     if keys is None:
         return about
     check_keys(about, keys, path)
     if not isinstance(about.get("settings", {}), dict) or not isinstance(about.get("heads", {}), dict | list):
-        raise UserError(f"{path}: `settings` and `heads` hold named settings")
+        raise UserError(f"{path}: `settings` and `heads` must hold named settings")
     check_settings(about.get("settings", {}), path)
     heads = about.get("heads", {})
     for head, settings in heads.items() if isinstance(heads, dict) else ():
         if head not in HEADS or not isinstance(settings, dict):
-            raise UserError(f"{path}: `heads` holds settings for {', '.join(HEADS)}; found {head!r}")
+            raise UserError(f"{path}: `heads` must hold named settings of {', '.join(HEADS)}, not {head!r}")
         check_settings(settings, path)
     return about
 
 
 def check_keys(given: dict, known: set[str], path: Path) -> None:
-    """Raises UserError naming the first key that is not known, and the nearest that is."""
+    """Raise UserError naming the first key that is not known, and the nearest that is."""
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), 1)
@@ -182,7 +203,7 @@ def check_keys(given: dict, known: set[str], path: Path) -> None:
 
 
 def check_settings(settings: dict, path: Path) -> None:
-    """Raises UserError naming the first setting that is not known, and the nearest that is."""
+    """Raise UserError naming the first setting that is not known, and the nearest that is."""
     check_keys(flattened(settings), SETTINGS, path)
 
 
@@ -191,5 +212,5 @@ def flattened(settings: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in settings.items():
         inner = flattened(value) if isinstance(value, dict) else None
-        flat |= {name: value} if inner is None else {f"{name}.{key}": held for key, held in inner.items()}
+        flat |= {name: value} if inner is None else {f"{name}.{key}": leaf for key, leaf in inner.items()}
     return flat
