@@ -93,9 +93,9 @@ def test_the_content_is_checked_by_name(miniature):
     with pytest.raises(UserError, match=mask.name):
         msrc.check(miniature)
     mask.unlink()
-    with pytest.raises(UserError, match="2_10_s_GT.png is missing"):
+    with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
         msrc.check(miniature)
-    with pytest.raises(UserError, match="2_10_s_GT.png is missing"):
+    with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
         datasets.load_split("msrc", "train", 24)
 
 
