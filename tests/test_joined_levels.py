@@ -134,7 +134,7 @@ def test_names_are_mapped_onto_timms():
     mapped = efficientnet_lite.timm_names(released_names(weights))
     assert mapped.keys() == weights.keys()
     assert all(mapped[name] is value for name, value in weights.items())
-    with pytest.raises(UserError, match="'_blocks.99._bn1.bias' is no part of the network"):
+    with pytest.raises(UserError, match=r"'_blocks\.99\._bn1\.bias' is no part of the network"):
         efficientnet_lite.timm_names({"_blocks.99._bn1.bias": torch.zeros(1)})
 
 

@@ -130,7 +130,7 @@ class CentredStore(PatchStore):
 
     def __init__(self, store: PatchStore, centre: Float[Tensor, " d"]) -> None:
         self._store, self._centre = store, centre
-        self.shape, self.dtype, self.kept = store.shape, store.dtype, store.kept
+        self.shape, self.dtype, self.stored = store.shape, store.dtype, store.stored
 
     def __getitem__(self, which: slice | Int[Tensor, " n"]) -> Float[Tensor, "n p d"]:
         """The vectors of some images, in the order asked for."""

@@ -63,12 +63,8 @@ def configured(data: str, head: str, seed: int) -> FitConfig:
 
 
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
-    """Yield the runs of a data set: baselines, then each head clean, then its other third steps, over all seeds."""
+    """Yield the runs of a data set: baselines and each head clean, seed by seed, then the head's other third steps."""
     possible = get_args(ProbeConfig.model_fields["label_flow"].annotation)
-    for seed in range(seeds):
-        config = configured(data, heads[0], seed)
-        for name, method in BASELINES.items():
-            yield Run(_named(name), method, config, partial(_baseline, config, method))
     for head in heads:
         clean: dict[str, tuple[str, Callable[[FitConfig], dict]]] = {
             "clean": ("clean: labels reach the linear probe alone", _clean),
@@ -76,6 +72,8 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
         }
         for seed in range(seeds):
             config = configured(data, head, seed)
+            for name, method in BASELINES.items() if head == heads[0] else ():
+                yield Run(_named(name), method, config, partial(_baseline, config, method))
             for name, (title, work) in clean.items():
                 yield Run(_named(name), title, config, partial(work, config))
         for name, (flow, title) in FLOWS.items():
