@@ -51,6 +51,7 @@ class HeadConfig(Settings):
     temperature: AboveZero = 0.07  # of InfoNCE; release, modules/segment_module.py
     positive_threshold: Cosine = 0.3  # cosine of two concepts above which their patches attract; release
     negative_threshold: Cosine = 0.1  # ... below which they repel; release
+    threshold_kind: Literal["cosine", "quantile"] = "cosine"  # quantile: 0.9 is above 9 of 10 pairs of concepts
     bank_capacity: Positive | None = 100  # vectors a concept; None: no bank; release, bank_update
     bank_share: Share = 0.5  # of a concept's new vectors that the bank stores, rounded down; release, bank_update
     epochs: Count = 2  # release, train_front_door_*.py
@@ -63,6 +64,8 @@ class HeadConfig(Settings):
         low, high = self.negative_threshold, self.positive_threshold
         if low > high:
             raise ValueError(f"negative_threshold {low} must not be above positive_threshold {high}")
+        if self.threshold_kind == "quantile" and low < 0:
+            raise ValueError(f"negative_threshold {low} must be in 0..1 where it is a quantile")
         return self
 
 

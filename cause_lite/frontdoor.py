@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -84,6 +85,22 @@ def bank_keys(bank: Bank | None) -> BankKeys | None:
     else:
         keys = bank.keys()
     return keys if len(keys.rows) else None
+
+
+def threshold_cosines(
+    codebook: Float[Tensor, "k d"], positive: float, negative: float, kind: str = "cosine"
+) -> tuple[float, float]:
+    """Return the cosines of concepts (K, D) above which they attract and below which they repel.
+
+    By `kind`, the thresholds are these cosines, or the quantiles in 0..1 of the cosines of all pairs of different
+    concepts, which fit features of any spread.
+    """
+    if kind == "cosine":
+        return positive, negative
+    unit = F.normalize(codebook.detach().float(), dim=-1)
+    first, second = torch.triu_indices(len(unit), len(unit), offset=1)
+    cosines = np.quantile((unit @ unit.T)[first, second].cpu().numpy(), (positive, negative))
+    return float(cosines[0]), float(cosines[1])
 
 
 def concept_contrastive_loss(

@@ -73,6 +73,9 @@ class HeadTraining:
         self.bank = None
         if settings.bank_capacity:
             self.bank = frontdoor.ConceptBank(len(codebook), width, settings.bank_capacity, codebook.device)
+        self.thresholds = frontdoor.threshold_cosines(
+            codebook, settings.positive_threshold, settings.negative_threshold, settings.threshold_kind
+        )
         self.selected = self.projected_teacher = torch.empty(0)
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
@@ -90,10 +93,9 @@ class HeadTraining:
         projected = (reduced, student.projection) if settings.projection_dim else reduced
         if not self.session.config.optimisation.fast_losses:
             contrast, projected = frontdoor.concept_contrastive_loss, student.projection(reduced.float())
-        thresholds = settings.positive_threshold, settings.negative_threshold
         arguments = self.selected, self.codebook, projected, self.projected_teacher, self.bank
         first = len(batch) * parallel.processes().process_index
-        return contrast(*arguments, settings.temperature, *thresholds, first=first)
+        return contrast(*arguments, settings.temperature, *self.thresholds, first=first)
 
     def after_step(self) -> None:
         """Move the teacher towards the student; store the teacher's new projections in the bank."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,12 +33,36 @@ def build_levels(model: str, levels: list[int], reflect: bool, **options: Any) -
         Settings of the timm model.
     """
     network = timm.create_model(model, pretrained=False, features_only=True, out_indices=levels, **options)
-    for part in network.modules() if reflect else ():
+    if reflect:
+        pad_by_reflection(network)
+    return network
+
+
+class ReflectSameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow does ("same": more at the end), by reflection in place of zeros."""
+
+    def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d x y"]:
+        down, across = (
+            get_same_padding(side, kernel, stride, 1)
+            for side, kernel, stride in zip(maps.shape[2:], self.kernel_size, self.stride, strict=True)
+        )
+        edges = [across // 2, across - across // 2, down // 2, down - down // 2]
+        return F.conv2d(F.pad(maps, edges, mode="reflect"), self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def pad_by_reflection(network: nn.Module) -> None:
+    """Let every convolution continue a map by its mirror image: zeros would mark every image's border."""
+    for path, part in list(network.named_modules()):
         if isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1:
             down, across = part.kernel_size[0] // 2, part.kernel_size[1] // 2
             part.padding_mode = "reflect"
             part._reversed_padding_repeated_twice = [across, across, down, down]
-    return network
+        if isinstance(part, Conv2dSame):
+            sizes = (part.in_channels, part.out_channels, part.kernel_size, part.stride)
+            new = ReflectSameConv2d(*sizes, groups=part.groups, bias=part.bias is not None)
+            new.weight, new.bias = part.weight, part.bias
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, new)
 
 
 def widths_of(network: nn.Module) -> list[int]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cause_lite.backbones.backbone import Backbone
+from cause_lite.backbones.centred import CentredBackbone, subtract
 from cause_lite.datasets.images import Lazy
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError, cache_dir, write_whole
@@ -125,11 +125,26 @@ class PatchStore:
         return self.at(chosen[picked // patches], picked % patches)
 
 
+class CentredStore(PatchStore):
+    """Another store's vectors less a centre (D,), subtracted as they are read."""
+
+    def __init__(self, store: PatchStore, centre: Float[Tensor, " d"]) -> None:
+        self._store, self._centre = store, centre
+        self.shape, self.dtype, self.stored = store.shape, store.dtype, store.stored
+
+    def __getitem__(self, which: slice | Int[Tensor, " n"]) -> Float[Tensor, "n p d"]:
+        """The vectors of some images, in the order asked for."""
+        return subtract(self._store[which], self._centre)
+
+
 def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) -> PatchStore:
     """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
 
-    The file's name is a hash of the images' content and of everything in `backbone` that decides their features.
+    The file's name is a hash of the images' content and of everything in `backbone` that decides their features. Those
+    of a centred backbone are kept as the plain one's.
     """
+    if isinstance(backbone, CentredBackbone):
+        return CentredStore(cached_features(backbone.plain, images, note), backbone.centre)
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
     if isinstance(images, Lazy):
         digest.update(images.fingerprint().encode())

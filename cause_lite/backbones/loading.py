@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.backbones.convolutional import load_levels
+from cause_lite.backbones.efficientnet_lite import NAME as EFFICIENTNET_LITE2
+from cause_lite.backbones.joined_levels import load_joined
 from cause_lite.backbones.positions import OFFSET
 from cause_lite.backbones.released import RELEASED, read_encoder
 from cause_lite.backbones.vit import VitBackbone, build_vit
@@ -31,7 +33,8 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
     ----------
     name
         A backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite
-        pretrain` wrote, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
+        pretrain` wrote, `efficientnet-lite2`, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
+        With settings behind it, a timm name is a convolutional network's: `resnet18?levels=3,4` (see `joined_levels`).
     positions
         How positions are resized for images of another size than in pre-training: as timm does, or as the authors' code
         does, which is what their published segmenters saw (see `positions`). A convolutional network has none.
@@ -51,6 +54,8 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
             return load_levels(folder)
     if any((bundled_dir() / name / card).exists() for card in ("vit.json", "network.json")):
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
+    if "?" in name or name == EFFICIENTNET_LITE2:
+        return load_joined(name, local_weights(name.partition("?")[0]))
     if name in RELEASED:
         encoder = RELEASED[name]
         path = local_weights(name) or download(encoder.url, weights_dir() / f"{name}.pth")

@@ -15,7 +15,7 @@ def data(
     name: Annotated[
         str,
         typer.Argument(
-            help="scenes, camvid, photos, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, FOLDER."
+            help="scenes, camvid, photos, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, msrc, FOLDER."
         ),
     ],
 ) -> None:

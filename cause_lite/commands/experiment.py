@@ -130,21 +130,30 @@ def audit(
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="ablations, or labels: what the labels touch in step 3.")],
-    data: Annotated[str, typer.Argument(help="scenes or camvid.")],
+    name: Annotated[
+        str, typer.Argument(help="ablations; labels: what they touch in step 3; photographs: stronger features.")
+    ],
+    data: Annotated[str, typer.Argument(help="scenes or camvid; photographs: msrc or camvid.")],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
     heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
     only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite.lab import studies
+    from cause_lite.lab import photographs, studies
 
-    kinds = {"ablations": studies.ablation_runs, "labels": studies.label_runs}
+    kinds = {
+        "ablations": studies.ablation_runs,
+        "labels": studies.label_runs,
+        photographs.STUDY: photographs.photograph_runs,
+    }
     if name not in kinds:
         raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
     runs = kinds[name](data, seeds, tuple(heads.split(",")))
     for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
         console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
+    if name == photographs.STUDY:
+        console.print(photographs.summary(data).round(2).to_string())
+        return
     base = studies.BASE if name == "ablations" else "clean"
     console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())
 

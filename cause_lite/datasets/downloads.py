@@ -64,11 +64,26 @@ ARCHIVES = {
             {"potsdam/": "", "Potsdam/": "", "": ""},
         ),
     ),
+    "MSRC": (
+        Archive(
+            "https://download.microsoft.com/download/3/3/9/339D8A24-47D7-412F-A1E8-1A415BC48A15/"
+            "msrc_objcategimagedatabase_v2.zip",
+            "", 10**9, 2_000,
+            {
+                f"{top}{part}/": f"{part}/"
+                for part in ("Images", "GroundTruth") for top in ("", "MSRC_ObjCategImageDatabase_v2/")
+            },
+        ),
+    ),
 }  # fmt: skip
 LICENCES = {
     "cocostuff": "COCO images: Flickr's terms of use; annotations: CC BY 4.0. https://cocodataset.org/#termsofuse",
     "pascalvoc": "Pascal VOC 2012: images under Flickr's terms of use. http://host.robots.ox.ac.uk/pascal/VOC/",
     "potsdam": "Potsdam: ISPRS 2D semantic labelling contest; free for research. https://www.isprs.org",
+    "MSRC": (
+        "MSRC, version 2 (Microsoft Research Cambridge): for research use only. "
+        "https://www.microsoft.com/en-us/research/project/image-understanding/"
+    ),
 }
 BY_HAND = {
     "cityscapes": (

