@@ -64,7 +64,7 @@ class DropCall(Operator):
 
     def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple]:
         statement = node.children[0] if node.type == "simple_stmt" else None
-        if statement is not None and statement.type in ("atom_expr", "power") and statement.children[-1].type == "trailer":
+        if getattr(statement, "type", None) in ("atom_expr", "power") and statement.children[-1].type == "trailer":
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: parso.tree.NodeOrLeaf, index: int) -> parso.tree.NodeOrLeaf:
