@@ -8,8 +8,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from cause_lite.crf import dense_crf, refine_batch
 
+from cause_lite.lab.crf import dense_crf, refine_batch
 from cause_lite.runtime.files import UserError
 
 SIDE = 24
@@ -101,7 +101,8 @@ def test_a_batch_is_refined_image_by_image():
     images = np.stack([tiny(seed)[0] for seed in range(2)])
     cosines = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) - 0.5
     wanted = [
-        dense_crf(image, torch.log_softmax(3 * each, 0).numpy()).argmax(0) for image, each in zip(images, cosines, strict=True)
+        dense_crf(image, torch.log_softmax(3 * each, 0).numpy()).argmax(0)
+        for image, each in zip(images, cosines, strict=True)
     ]
     with joblib.parallel_config("sequential"):  # new processes would take longer than the work
         refined = refine_batch(cosines, images)

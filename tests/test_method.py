@@ -101,17 +101,23 @@ def test_patches_that_make_no_grid_are_refused(patches, cell):
 # Step 2.
 
 
+def stored_in(bank: ConceptBank) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bank's vectors, and the concept of each."""
+    keys = bank.keys()
+    return keys.vectors[keys.rows], keys.concepts
+
+
 def test_a_full_bank_drops_its_oldest_vectors_of_each_concept():
     """Three vectors a concept; concept 1 gets five, in three updates, concept 0 one, concept 2 none."""
     bank, vectors = ConceptBank(3, 4, capacity=3), torch.eye(4)
     for concept, each in ((1, vectors[:2]), (1, vectors[1:3]), (0, vectors[3:]), (1, 5 * vectors[3:])):
         bank.update(each, torch.full((len(each),), concept), generator(), share=1.0)
-    stored, owners = bank.contents()
+    stored, owners = stored_in(bank)
     assert owners.tolist() == [0, 1, 1, 1]
     assert bank.filled.tolist() == [1, 3, 0] and bank.cursor.tolist() == [1, 2, 0]
     assert stored[0].tolist() == [0, 0, 0, 1]
     assert sorted(stored[1:].tolist()) == sorted(vectors[1:].tolist())
-    assert bank.rows().tolist() == [0, 3, 4, 5]
+    assert bank.keys().rows.tolist() == [0, 3, 4, 5]
 
 
 def test_a_bank_takes_half_of_the_new_vectors_and_keeps_a_hundred():
@@ -139,7 +145,7 @@ def test_a_bank_goes_on_from_its_state():
     second.load_state_dict(first.state_dict())
     for bank in (first, second):
         bank.update(random(9, 3, seed=1), torch.arange(9) % 2, generator(1))
-    assert all(torch.equal(*parts) for parts in zip(first.contents(), second.contents(), strict=True))
+    assert all(torch.equal(*parts) for parts in zip(stored_in(first), stored_in(second), strict=True))
     assert torch.equal(first.cursor, second.cursor)
 
 
@@ -181,7 +187,7 @@ def test_a_bank_object_and_its_contents_are_one():
     empty = concept_contrastive_loss(features, codebook, student, teacher, bank)
     assert empty == concept_contrastive_loss(features, codebook, student, teacher)
     bank.update(random(20, 7, seed=3), torch.arange(20) % 6, generator())
-    held = [concept_contrastive_loss(features, codebook, student, teacher, b) for b in (bank, bank.contents())]
+    held = [concept_contrastive_loss(features, codebook, student, teacher, b) for b in (bank, stored_in(bank))]
     torch.testing.assert_close(*held)
     assert held[0] != empty
 

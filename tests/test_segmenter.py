@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from cause_lite.backbones import Backbone
 from cause_lite.evaluate import evaluate
+from cause_lite.head import build_head
 from cause_lite.probe import ClusterProbe, LinearProbe
-from cause_lite.segmenter import Segmenter, build_head
+from cause_lite.segmenter import Segmenter
 
 SIDE, WIDTH, CLASSES = 4, 3, 3
 

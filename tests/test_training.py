@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from cause_lite import frontdoor, loop, mediator, steps
 from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.datasets import Split
 from cause_lite.evaluate import evaluate
-from cause_lite.loop import Learner, Session
+from cause_lite.loop import Session
+from cause_lite.runtime.learner import Learner
 from cause_lite.segmenter import Segmenter
 
 CPU = torch.device("cpu")
@@ -53,6 +55,16 @@ def session_of(changes: dict[str, object] | None = None, seed: int = 3) -> Sessi
     return Session(quick_config(small | (changes or {})), torch.Generator().manual_seed(seed), CPU)
 
 
+def stored_in(bank: frontdoor.ConceptBank) -> tuple[Tensor, Tensor]:
+    """A copy of the bank's vectors, and the concept of each."""
+    keys = bank.keys()
+    return keys.vectors[keys.rows].clone(), keys.concepts.clone()
+
+
+def projected_by(head: steps.ProjectedHead, vectors: Tensor) -> Tensor:
+    return head.projection(head.head(vectors))
+
+
 class Watched(steps.HeadTraining):
     """Step 2 that keeps what each step saw: the student after it, the teacher and the bank before it, the vectors."""
 
@@ -61,11 +73,11 @@ class Watched(steps.HeadTraining):
         self.first = copy.deepcopy(self.student)
         self.students, self.teachers, self.banks, self.looked_at, self.losses = [], [], [], [], []
 
-    def loss_of(self, which: Tensor, batch: Tensor) -> Tensor:
+    def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
         self.teachers.append(copy.deepcopy(self.teacher))
-        self.banks.append(self.bank and tuple(part.clone() for part in self.bank.contents()))
-        loss = super().loss_of(which, batch)
-        self.looked_at.append(self.seen.clone())
+        self.banks.append(self.bank and stored_in(self.bank))
+        loss = super().loss_of(numbers, batch)
+        self.looked_at.append(self.selected.clone())
         self.losses.append(loss.item())
         return loss
 
@@ -100,7 +112,7 @@ def test_the_teacher_is_the_average_of_the_students(kind, decay, tmp_path, monke
         average = sum(share * dict(s.named_parameters())[name] for share, s in zip(shares, students, strict=True))
         torch.testing.assert_close(value, average)
         assert not torch.equal(value, dict(training.student.named_parameters())[name])
-    assert head is training.teacher["head"] and not head.training
+    assert head is training.teacher.head and not head.training
 
 
 @pytest.mark.parametrize("share, capacity", [(1.0, 100), (0.5, 100), (1.0, 5), (0.5, 3)])
@@ -111,9 +123,9 @@ def test_the_bank_holds_the_teachers_newest_projections(share, capacity, tmp_pat
     training, _ = watched(tmp_path, changes | without_chance, monkeypatch)
     offered = []
     for teacher, seen in zip(training.teachers, training.looked_at, strict=True):
-        projected = teacher["projection"](teacher["head"](seen)).flatten(0, 1)
+        projected = projected_by(teacher, seen).flatten(0, 1)
         offered.append((F.normalize(projected, dim=-1), mediator.quantize(seen, training.codebook)[1].flatten()))
-    vectors, owners = training.bank.contents()
+    vectors, owners = stored_in(training.bank)
     for concept in range(len(training.codebook)):
         of_concept = vectors[owners == concept]
         room = capacity
@@ -131,7 +143,7 @@ def test_each_step_contrasts_with_the_batch_and_the_bank(tmp_path, monkeypatch):
     training, _ = watched(tmp_path, without_chance, monkeypatch)
     students = [training.first, *training.students]
     for number, (teacher, seen) in enumerate(zip(training.teachers, training.looked_at, strict=True)):
-        projected, aimed = (each["projection"](each["head"](seen)) for each in (students[number], teacher))
+        projected, aimed = (projected_by(each, seen) for each in (students[number], teacher))
         loss = frontdoor.concept_contrastive_loss(seen, training.codebook, projected, aimed, training.banks[number])
         assert training.losses[number] == pytest.approx(loss.item(), rel=1e-5)
     assert len(training.banks[0][0]) == 0 < len(training.banks[1][0])
@@ -140,14 +152,14 @@ def test_each_step_contrasts_with_the_batch_and_the_bank(tmp_path, monkeypatch):
 def test_without_a_bank_there_is_none(tmp_path, monkeypatch):
     training, _ = watched(tmp_path, {"head.bank_capacity": None, "head.projection_dim": None}, monkeypatch)
     assert training.bank is None
-    assert isinstance(training.student["projection"], nn.Identity)
+    assert isinstance(training.student.projection, nn.Identity)
 
 
 @pytest.mark.parametrize("on", [True, False])
 def test_the_teachers_dropout_is_a_setting(on, tmp_path, monkeypatch):
     training, _ = watched(tmp_path, {"head.kind": "mlp", "head.teacher_dropout": on}, monkeypatch)
-    assert training.teachers[0]["head"].reduce.dropout.training is on
-    assert training.students[0]["head"].reduce.dropout.training
+    assert training.teachers[0].head.reduce.dropout.training is on
+    assert training.students[0].head.reduce.dropout.training
     assert not any(parameter.requires_grad for parameter in training.teacher.parameters())
 
 
@@ -159,15 +171,20 @@ def walked(folder: Path, changes: dict, learn: Callable[[nn.Parameter], dict], e
     weight, path = nn.Parameter(torch.tensor([10.0, 10.0])), []
     holder = nn.ParameterList([weight])
     options = {"optimizers": [torch.optim.SGD(holder, lr=1.0)]} | learn(holder)
-    learner = Learner(nn.ModuleList([holder]), **options)
-    loss = lambda which, batch: weight @ torch.tensor([3.0, 4.0])  # noqa: E731
-    after = lambda: path.append(weight.detach().clone())  # noqa: E731
-    loop.optimise("Walk", stored(torch.zeros(8, 1, 1), folder), epochs, learner, loss, session_of(changes), after)
+    learner, store = Learner(nn.ModuleList([holder]), **options), stored(torch.zeros(8, 1, 1), folder)
+
+    def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
+        return weight @ torch.tensor([3.0, 4.0])
+
+    def after_step() -> None:
+        path.append(weight.detach().clone())
+
+    loop.optimise("Walk", store, epochs, learner, loss_of, session_of(changes), after_step)
     return [torch.tensor([10.0, 10.0]), *path]
 
 
 def lengths(path: list[Tensor]) -> list[float]:
-    return [float((after - before).norm()) for before, after in zip(path, path[1:], strict=False)]
+    return [float((after - before).norm()) for before, after in itertools.pairwise(path)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -185,17 +202,25 @@ def test_the_clip_is_that_of_the_clipped_module_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "halving, rates", [(None, [1] * 10), (1, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]),
-                       (2, [1] * 4 + [0.5] * 4 + [0.25] * 2), (3, [1] * 6 + [0.5] * 4)],
-)  # fmt: skip
+    "halving, rates",
+    [
+        (None, [1] * 10),
+        (1, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]),
+        (2, [1] * 4 + [0.5] * 4 + [0.25] * 2),
+        (3, [1] * 6 + [0.5] * 4),
+    ],
+)
 def test_rates_halve_after_whole_epochs(halving, rates, tmp_path):
     """Five epochs of two steps, of 8 images by batches of 4."""
-    path = walked(tmp_path, {}, lambda w: {"halving": halving}, epochs=5)
+    path = walked(tmp_path, {}, lambda w: {"halve_every": halving}, epochs=5)
     assert lengths(path) == pytest.approx([5 * rate for rate in rates])
 
 
 def test_every_optimiser_steps_at_its_own_rate(tmp_path):
-    path = walked(tmp_path, {}, lambda w: {"optimizers": [torch.optim.SGD(w, lr=r) for r in (1.0, 0.5)], "halving": 1}, 2)
+    def learn(holder: nn.ParameterList) -> dict:
+        return {"optimizers": [torch.optim.SGD(holder, lr=rate) for rate in (1.0, 0.5)], "halve_every": 1}
+
+    path = walked(tmp_path, {}, learn, epochs=2)
     assert lengths(path) == pytest.approx([7.5, 7.5, 3.75, 3.75])
 
 
@@ -208,7 +233,8 @@ def test_weight_decay_shrinks_what_has_no_gradient(tmp_path, monkeypatch):
         assert training.losses == [0.0, 0.0]
         for name, before in training.first.named_parameters():
             after = dict(training.students[0].named_parameters())[name]
-            torch.testing.assert_close(before - after, (1e-3 * before.sign() if decay else 0 * before), rtol=0.02, atol=1e-7)
+            wanted = 1e-3 * before.sign() if decay else torch.zeros_like(before)
+            torch.testing.assert_close(before - after, wanted, rtol=0.02, atol=1e-7)
 
 
 def recorded_rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
@@ -226,21 +252,18 @@ def recorded_rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]
 def test_each_step_of_the_method_has_its_own_rate(tmp_path, monkeypatch):
     """8 images by batches of 4 are two steps an epoch; only the probes' rates halve."""
     features, labels = toy(tmp_path)
-    session = session_of(
-        {
-            "clusterbook.learning_rate": 0.1, "clusterbook.epochs": 3, "head.learning_rate": 0.2, "head.epochs": 2,
-            "head.weight_decay": 0.01, "head.kind": "mlp", "probe.learning_rate": 0.4, "probe.linear_rate": 0.8,
-            "probe.epochs": 2, "probe.halve_every": 1,
-        }
-    )  # fmt: skip
+    codes = {"clusterbook.learning_rate": 0.1, "clusterbook.epochs": 3}
+    heads = {"head.learning_rate": 0.2, "head.epochs": 2, "head.weight_decay": 0.01, "head.kind": "mlp"}
+    probes = {"probe.learning_rate": 0.4, "probe.linear_rate": 0.8, "probe.epochs": 2, "probe.halve_every": 1}
+    session = session_of(codes | heads | probes)
     rates = recorded_rates(monkeypatch)
     codebook, losses = steps.fit_clusterbook(features, session)
-    head, head_losses = steps.fit_head(features, codebook, session)
+    _, head_losses = steps.fit_head(features, codebook, session)
     _, cluster_losses = steps.fit_cluster_probe(features, CLASSES, small_space(session))
     _, linear_losses = steps.fit_linear_probe(features, labels, CLASSES, session)
     assert [len(each) for each in (losses, head_losses, cluster_losses, linear_losses)] == [6, 4, 4, 4]
-    probes = [(rate, 0) for rate in (0.4, 0.4, 0.2, 0.2, 0.8, 0.8, 0.4, 0.4)]
-    assert rates == [(0.1, 0)] * 6 + [(0.2, 0.01)] * 4 + probes
+    halved = [(rate, 0) for rate in (0.4, 0.4, 0.2, 0.2, 0.8, 0.8, 0.4, 0.4)]
+    assert rates == [(0.1, 0)] * 6 + [(0.2, 0.01)] * 4 + halved
 
 
 def small_space(session: Session) -> Session:

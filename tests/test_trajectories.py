@@ -29,22 +29,26 @@ class Trajectory:
 
     losses: list[float]
     norms: list[float] = field(default_factory=list)
-    heads: dict[str, nn.ModuleDict] = field(default_factory=dict)
+    heads: dict[str, steps.ProjectedHead] = field(default_factory=dict)
 
 
 def settings_of(given: dict[str, Tensor], kind: str, fast: bool) -> FitConfig:
     projection = given["start/projection_head.f.weight"]
+    numbers = {
+        "learning_rate": "lr",
+        "weight_decay": "weight_decay",
+        "clip": "clip",
+        "ema_decay": "decay",
+        "temperature": "temp",
+        "positive_threshold": "pos_thresh",
+        "negative_threshold": "neg_thresh",
+    }
+    sizes = {"head.kind": kind, "head.reduced_dim": projection.shape[1], "head.projection_dim": len(projection)}
+    plain = {"head.dropout": 0.0, "head.bank_capacity": None, "head.epochs": 1, "optimisation.fast_losses": fast}
+    batch = {"optimisation.cell": int(given["cell"]), "optimisation.batch_size": given["feat"].shape[1]}
     return quick_config(
-        {
-            "head.kind": kind, "head.reduced_dim": projection.shape[1], "head.projection_dim": len(projection),
-            "head.dropout": 0.0, "head.bank_capacity": None, "head.epochs": 1,
-            "head.learning_rate": float(given["lr"]), "head.weight_decay": float(given["weight_decay"]),
-            "head.clip": float(given["clip"]), "head.ema_decay": float(given["decay"]),
-            "head.temperature": float(given["temp"]), "head.positive_threshold": float(given["pos_thresh"]),
-            "head.negative_threshold": float(given["neg_thresh"]), "optimisation.cell": int(given["cell"]),
-            "optimisation.batch_size": given["feat"].shape[1], "optimisation.fast_losses": fast,
-        }
-    )  # fmt: skip
+        sizes | plain | batch | {f"head.{ours}": float(given[theirs]) for ours, theirs in numbers.items()}
+    )
 
 
 def weights(given: dict[str, Tensor], when: str, who: str) -> dict[str, dict[str, Tensor]]:
@@ -57,9 +61,9 @@ def weights(given: dict[str, Tensor], when: str, who: str) -> dict[str, dict[str
     }
 
 
-def load(module: nn.ModuleDict, state: dict[str, dict[str, Tensor]]) -> nn.ModuleDict:
+def load(module: steps.ProjectedHead, state: dict[str, dict[str, Tensor]]) -> steps.ProjectedHead:
     for part, values in state.items():
-        loaded = module[part].load_state_dict(values, strict=False)
+        loaded = getattr(module, part).load_state_dict(values, strict=False)
         assert not loaded.unexpected_keys and set(loaded.missing_keys) <= {"codebook"}
     return module
 
@@ -81,22 +85,24 @@ def trained(given: dict[str, Tensor], kind: str, fast: bool, folder, monkeypatch
 
     monkeypatch.setattr(steps, "HeadTraining", started)
     monkeypatch.setattr(mediator, "draw_cells", lambda *_: next(draws))
-    monkeypatch.setattr(loop, "order_of", lambda count, *_: torch.arange(count))
+    monkeypatch.setattr(loop, "training_order", lambda count, *_: torch.arange(count))
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", noted)
     store = PatchStore(folder / "features", vectors.shape, torch.float32, vectors.__getitem__, "Features")
     session = loop.Session(settings_of(given, kind, fast), torch.Generator(), torch.device("cpu"))
     head, found.losses = steps.fit_head(store, given["codebook"], session)
-    assert head is found.heads["teacher"]["head"]
+    assert head is found.heads["teacher"].head
     return found
 
 
-def assert_same_outputs(module: nn.ModuleDict, state: dict[str, dict[str, Tensor]], given: dict[str, Tensor]) -> None:
+def assert_same_outputs(
+    module: steps.ProjectedHead, state: dict[str, dict[str, Tensor]], given: dict[str, Tensor]
+) -> None:
     """Compare as functions: the bias of attention's keys has no gradient but rounding, which Adam turns into steps."""
     vectors, outputs = given["feat"].flatten(0, 1), []
     with torch.no_grad():
         for _ in range(2):
-            head = module["head"].eval()(vectors)
-            outputs.append((head, module["projection"](head)))
+            head = module.head.eval()(vectors)
+            outputs.append((head, module.projection(head)))
             load(module, state)
     for ours, theirs in zip(*outputs, strict=True):
         assert relative_error(ours, theirs) < OUTPUT
@@ -120,19 +126,20 @@ def with_labels(given: dict[str, Tensor], contrasts: list[float]) -> type[steps.
         def __init__(self, *arguments: object, **options: object) -> None:
             super().__init__(*arguments, **options)
             first = {part: given[f"start/linear.f.{part}"].squeeze() for part in ("weight", "bias")}
-            self.student["linear"] = LinearProbe(*first["weight"].shape)
-            self.student["linear"].classify.load_state_dict(first)
+            self.student.linear = LinearProbe(*first["weight"].shape)
+            self.student.linear.classify.load_state_dict(first)
 
-        def loss_of(self, which: Tensor, batch: Tensor) -> Tensor:
-            contrast = super().loss_of(which, batch)
+        def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
+            contrast = super().loss_of(numbers, batch)
             contrasts.append(contrast.item())
-            segments = self.teacher["head"](batch)
-            return contrast + supervised_loss(self.student["linear"], segments, given["label"].flatten(0, 1)[which])
+            segments = self.teacher.head(batch)
+            return contrast + supervised_loss(self.student.linear, segments, given["label"].flatten(0, 1)[numbers])
 
         def after_step(self) -> None:
-            probe = self.student.pop("linear")
+            probe = self.student.linear
+            del self.student.linear
             super().after_step()
-            self.student["linear"] = probe
+            self.student.linear = probe
 
     return LabelledTraining
 
@@ -147,6 +154,6 @@ def test_five_steps_with_the_labelled_loss_as_released(reference, case, tmp_path
     torch.testing.assert_close(torch.tensor(found.norms).double(), given["joint/norm"], rtol=OUTPUT, atol=0)
     for who, name in (("student", "head"), ("teacher", "head_ema")):
         assert_same_outputs(found.heads[who], weights(given, "joint", name), given)
-    probe = found.heads["student"]["linear"].classify
+    probe = found.heads["student"].linear.classify
     for part in ("weight", "bias"):
-        assert relative_error(getattr(probe, part), given[f"joint/linear.f.{part}"].squeeze()) < OUTPUT
+        assert relative_error(getattr(probe, part).detach(), given[f"joint/linear.f.{part}"].squeeze()) < OUTPUT
