@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
 from cause_lite.datasets.images import Lazy
 from cause_lite.runtime import parallel

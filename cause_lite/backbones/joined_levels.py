@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cause_lite.backbones import efficientnet_lite
+from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.convolutional import ConvBackbone, pad_by_reflection, widths_of
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.backbones.backbone import Backbone
 from cause_lite.datasets import load_split
 from cause_lite.runtime.files import UserError
 
