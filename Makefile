@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: install book book-check test lint verify audit torture rehearse bench clean
+.PHONY: install book book-check test lint verify audit torture rehearse bench mutants clean
 
 install: $(READY)
 
@@ -44,8 +44,16 @@ rehearse: $(READY)
 bench: $(READY)
 	$(BIN)/cause-lite bench
 
+# Style and docstrings, types, and the direction of imports.
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+# How many small faults in the method's code the tests notice; lists those that they do not.
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
 
 clean:
 	rm -rf _build

@@ -35,7 +35,8 @@ def test_a_fit_in_half_precision_learns_as_much(few_scenes, head, precision):
     ends = {}
     for kind in ("fp32", precision):
         backbone = random_backbone()
-        config = quick_config({"head.kind": head, "optimisation.precision": kind, "probe.epochs": 10, "head.learning_rate": 3e-4, "clusterbook.init": "patches", "head.dropout": 0.0})  # fmt: skip
+        settings = {"head.kind": head, "optimisation.precision": kind, "probe.epochs": 10, "head.learning_rate": 3e-4}
+        config = quick_config(settings | {"clusterbook.init": "patches", "head.dropout": 0.0})
         fitted = fit(config, few_scenes, backbone)
         losses = {stage: torch.tensor(values) for stage, values in fitted.losses.items()}
         assert all(torch.isfinite(values).all() for values in losses.values())
