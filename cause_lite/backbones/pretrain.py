@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class PretrainConfig:
 
 
 class Views:
-    """Draws pairs of jittered, overlapping crops from images (N, H, W, 3) uint8."""
+    """Draw pairs of jittered, overlapping crops from images (N, H, W, 3) uint8."""
 
     def __init__(self, images: np.ndarray, config: PretrainConfig, generator: torch.Generator) -> None:
         self.images = torch.from_numpy(images)
@@ -76,10 +77,11 @@ class Views:
         self.mean, self.std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Draw numbers between `low` and `high`."""
         return low + (high - low) * torch.rand(*shape, generator=self.generator)
 
     def draw(self, crop: int, count: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Two views, each (B, 3, crop, crop), and where their overlap lies in each, (B, 4) in its patches."""
+        """Return two views, each (B, 3, crop, crop), and where their overlap lies in each, (B, 4) in its patches."""
         config = self.config
         which = torch.randint(len(self.images), (count,), generator=self.generator)
         window = self._windows(which, crop)
@@ -103,7 +105,7 @@ class Views:
         return views, places
 
     def _windows(self, which: Tensor, crop: int) -> Tensor:
-        """A random window of each image, no larger than two crops a side."""
+        """Cut a random window of each image, no larger than two crops a side."""
         side = min(2 * crop, *self.images.shape[1:3])
         top = torch.randint(self.images.shape[1] - side + 1, which.shape, generator=self.generator).tolist()
         left = torch.randint(self.images.shape[2] - side + 1, which.shape, generator=self.generator).tolist()
@@ -121,13 +123,13 @@ class Views:
         return F.grid_sample(window.permute(0, 3, 1, 2), grid, align_corners=False, padding_mode="reflection")
 
     def _relative(self, overlap: Tensor, box: Tensor, flip: Tensor, cells: int) -> Tensor:
-        """The overlap in the view's own patches (B, 4); a flipped view has left and right exchanged."""
+        """Return the overlap in the view's own patches (B, 4); a flipped view has left and right exchanged."""
         inside = (overlap - box[:, :2].repeat(1, 2)) / (box[:, 2:] - box[:, :2]).repeat(1, 2) * cells
         inside[:, [0, 2]] = torch.where(flip[:, None], cells - inside[:, [0, 2]], inside[:, [0, 2]])
         return inside
 
     def _photometric(self, view: Tensor) -> Tensor:
-        """Brightness, contrast, cast, saturation and hue as one 3x3 colour matrix an image, and noise."""
+        """Change brightness, contrast, cast, saturation and hue by one 3x3 colour matrix an image; add noise."""
         count = len(view)
         grey = torch.full((3, 3), 1 / 3)
         axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
@@ -155,7 +157,7 @@ class PatchEncoder(nn.Module):
         self.grid = config.grid
 
     def forward(self, view: Tensor, corner: Tensor, masked: Tensor | None) -> Tensor:
-        """Views (B, 3, S, S), window corners (B, 2) and masks (B, P) -> patch features (B, D, S/p, S/p)."""
+        """Return patch features (B, D, S/p, S/p) of views (B, 3, S, S), window corners (B, 2) and masks (B, P)."""
         tokens = self.vit.patch_embed(view)
         rows, columns = tokens.shape[1:3]
         tokens = tokens.flatten(1, 2)
@@ -164,14 +166,16 @@ class PatchEncoder(nn.Module):
         row = corner[:, 0, None] + torch.arange(rows)
         column = corner[:, 1, None] + torch.arange(columns)
         index = (row[:, :, None] * self.grid + column[:, None, :]).flatten(1) + 1
-        tokens = tokens + self.vit.pos_embed[0, index]
-        lead = (self.vit.cls_token + self.vit.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        position: Any = self.vit.pos_embed
+        class_token: Any = self.vit.cls_token
+        tokens = tokens + position[0, index]
+        lead = (class_token + position[:, :1]).expand(len(tokens), -1, -1)
         tokens = self.vit.norm(self.vit.blocks(torch.cat([lead, tokens], 1)))
         return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def read_shared(features: Tensor, place: Tensor, points: int) -> Tensor:
-    """Features (B, D, h, w) at points x points spots of each overlap -> (B * points^2, D), view order undone."""
+    """Read features (B, D, h, w) at points x points spots of each overlap: (B * points^2, D), flips undone."""
     flipped = place[:, 0] > place[:, 2]
     ordered = torch.stack([place[:, [0, 2]].amin(1), place[:, 1], place[:, [0, 2]].amax(1), place[:, 3]], 1)
     numbered = torch.cat([torch.arange(len(place))[:, None].to(ordered), ordered], 1)
@@ -181,7 +185,7 @@ def read_shared(features: Tensor, place: Tensor, points: int) -> Tensor:
 
 
 def spot_contrast(first: Tensor, second: Tensor, image: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE between matching rows of two (M, J), against rows of other images (M,)."""
+    """Return the symmetric InfoNCE between matching rows of two (M, J), against rows of other images (M,)."""
     similarity = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
     same_image = (image[:, None] == image[None, :]).fill_diagonal_(False)
     similarity = similarity.masked_fill(same_image, -torch.inf)
@@ -202,10 +206,11 @@ class Pretraining:
         self.projection = SimCLRProjectionHead(config.width, 2 * config.width, config.projection)
         weights = [p for m in (self.encoder, self.projection) for p in m.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.step, self.curve, self.seconds = 0, [], 0.0
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[tuple[int, float]] = []
 
     def advance(self) -> float:
-        """One step of training; returns the loss."""
+        """Take one step of training; return the loss."""
         config, start = self.config, time.perf_counter()
         crop, count = config.crops[self.step % len(config.crops)]
         views, places = self.views.draw(crop, count)
@@ -216,7 +221,7 @@ class Pretraining:
             masked = torch.rand(count, cells**2, generator=self.generator) < config.mask_ratio
             spots.append(self.projection(read_shared(self.encoder(view, corner, masked), place, points)))
         image = torch.arange(count).repeat_interleave(points**2)
-        loss = spot_contrast(*spots, image, config.temperature)
+        loss = spot_contrast(spots[0], spots[1], image, config.temperature)
         self._update(loss)
         self.seconds += time.perf_counter() - start
         return loss.item()
@@ -234,6 +239,7 @@ class Pretraining:
         self.step += 1
 
     def state(self) -> dict:
+        """Return everything that a later run needs to go on."""
         held = {name: getattr(self, name).state_dict() for name in ("encoder", "average", "projection", "optimizer")}
         return held | {
             "step": self.step,
@@ -243,6 +249,7 @@ class Pretraining:
         }
 
     def resume(self, state: dict) -> None:
+        """Go on from what `state` returned."""
         for name in ("encoder", "average", "projection", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
@@ -277,7 +284,7 @@ RECIPES = {
 
 
 def pretraining_recipe(name: str, seed: int = 0, steps: int | None = None) -> PretrainConfig:
-    """How the backbone of a data set is made. Raises UserError for an unknown name."""
+    """Return how the backbone of a data set is made. Raises UserError for an unknown name."""
     if name not in RECIPES:
         raise UserError(f"no pre-training recipe for {name!r}; choose from {', '.join(RECIPES)}, photos")
     return replace(RECIPES[name], seed=seed, steps=steps or RECIPES[name].steps)
@@ -286,7 +293,7 @@ def pretraining_recipe(name: str, seed: int = 0, steps: int | None = None) -> Pr
 def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     """Pre-train on one CPU thread (so that the bits repeat) and write vit.safetensors, vit.json and README.md."""
     torch.set_num_threads(1)
-    images = load_split(config.data, config.split).images
+    images = np.asarray(load_split(config.data, config.split).images[:])
     run = pretrain(images, config, folder)
     vit = centred(cropped_vit(run.average.vit, config), images, config)
     write_whole(Path(folder) / "vit.safetensors", lambda part: save_file(vit.state_dict(), part))
@@ -294,17 +301,24 @@ def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     architecture = {name: getattr(config, name) for name in ("patch", "width", "depth", "heads")}
     architecture["grid"] = config.window // config.patch
     card = {
-        "name": config.data, "architecture": architecture, "window": config.window, "sha256": checksum,
+        "name": config.data,
+        "architecture": architecture,
+        "window": config.window,
+        "sha256": checksum,
         "config": asdict(config),
-        "config_hash": config_hash(config), "seconds": round(run.seconds), "commit": commit(),
-        "environment": environment(), "date": now(), "curve": run.curve[9::10] or run.curve,
-    }  # fmt: skip
+        "config_hash": config_hash(config),
+        "seconds": round(run.seconds),
+        "commit": commit(),
+        "environment": environment(),
+        "date": now(),
+        "curve": run.curve[9::10] or run.curve,
+    }
     write_json(Path(folder) / "vit.json", card)
     write_whole(Path(folder) / "README.md", lambda part: part.write_text(model_card(card), encoding="utf-8"))
 
 
 def model_card(card: dict) -> str:
-    """The card of a backbone in prose, from vit.json."""
+    """Return the card of a backbone in prose, from vit.json."""
     shape, config, name = card["architecture"], card["config"], card["name"]
     curve = [loss for _, loss in card["curve"]]
     early, late = (sum(part) / len(part) for part in (curve[:10], curve[-10:]))
@@ -325,13 +339,14 @@ convolutional stem, patches of {shape["patch"]} pixels; it looks at windows of {
 
 @torch.no_grad()
 def cropped_vit(vit: VisionTransformer, config: PretrainConfig) -> VisionTransformer:
-    """The same ViT for inputs of one window, at the positions in the middle of the training grid."""
+    """Return the same ViT for inputs of one window, at the positions in the middle of the training grid."""
     cells = config.window // config.patch
     small = build_vit(cells, config.patch, config.width, config.depth, config.heads)
     start = (config.grid - cells) // 2
-    grid = vit.pos_embed[:, 1:].unflatten(1, (config.grid, config.grid))
+    position: Any = vit.pos_embed
+    grid = position[:, 1:].unflatten(1, (config.grid, config.grid))
     middle = grid[:, start : start + cells, start : start + cells].flatten(1, 2)
-    small.load_state_dict(vit.state_dict() | {"pos_embed": torch.cat([vit.pos_embed[:, :1], middle], 1)})
+    small.load_state_dict(vit.state_dict() | {"pos_embed": torch.cat([position[:, :1], middle], 1)})
     return small
 
 
@@ -341,5 +356,6 @@ def centred(vit: VisionTransformer, images: np.ndarray, config: PretrainConfig) 
     backbone = VitBackbone(vit, config.data, IMAGE_MEAN, IMAGE_STD, config.window)
     parts = np.array_split(images[:1000], max(1, min(1000, len(images)) // 20))
     means = torch.stack([backbone.features(part).float().mean((0, 1)) for part in track(parts, "Centring")])
-    vit.norm.bias -= means.mean(0)
+    bias: Any = vit.norm.bias
+    bias -= means.mean(0)
     return vit

@@ -63,7 +63,7 @@ def pretrain(
 
     folder = out or pretrained_dir(name)
     if name == "photos":
-        pretrain_and_export_photos(PhotosConfig(seed=seed, **({"steps": steps} if steps else {})), folder, device)
+        pretrain_and_export_photos(PhotosConfig(seed=seed, steps=steps or PhotosConfig.steps), folder, device)
     else:
         pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
     console.print(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")
