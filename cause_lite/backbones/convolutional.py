@@ -42,6 +42,7 @@ class ReflectSameConv2d(nn.Conv2d):
     """A convolution that pads as TensorFlow does ("same": more at the end), by reflection in place of zeros."""
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d x y"]:
+        """Return the maps after the convolution, as many rows and columns as the stride leaves."""
         down, across = (
             get_same_padding(side, kernel, stride, 1)
             for side, kernel, stride in zip(maps.shape[2:], self.kernel_size, self.stride, strict=True)
@@ -58,7 +59,7 @@ def pad_by_reflection(network: nn.Module) -> None:
             part.padding_mode = "reflect"
             part._reversed_padding_repeated_twice = [across, across, down, down]
         if isinstance(part, Conv2dSame):
-            sizes = (part.in_channels, part.out_channels, part.kernel_size, part.stride)
+            sizes: Any = (part.in_channels, part.out_channels, part.kernel_size, part.stride)
             new = ReflectSameConv2d(*sizes, groups=part.groups, bias=part.bias is not None)
             new.weight, new.bias = part.weight, part.bias
             parent, _, name = path.rpartition(".")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -60,7 +61,7 @@ def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     UserError
         Naming a tensor that the network does not have.
     """
-    stages = timm.create_model(MODEL, pretrained=False).blocks
+    stages: Any = timm.create_model(MODEL, pretrained=False).blocks
     places = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(stages) for block in range(len(blocks))]
     renamed = {}
     for name, value in weights.items():

@@ -134,7 +134,7 @@ class CentredStore(PatchStore):
         self.shape, self.dtype, self.stored = store.shape, store.dtype, store.stored
 
     def __getitem__(self, which: slice | Int[Tensor, " n"]) -> Float[Tensor, "n p d"]:
-        """The vectors of some images, in the order asked for."""
+        """Return the vectors of some images, in the order asked for."""
         return subtract(self._store[which], self._centre)
 
 

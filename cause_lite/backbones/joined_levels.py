@@ -118,7 +118,7 @@ def load_joined(name: str, weights: Path | None = None) -> Backbone:
 
 def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None) -> nn.Module:
     """Return a timm network with its weights that returns its feature maps at some levels."""
-    options = {"pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
+    options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
     try:
         network = timm.create_model(model, pretrained=True, features_only=True, out_indices=levels, **options)
     except Exception as error:  # timm and its hub raise many kinds

@@ -26,7 +26,7 @@ class Cut:
     mirrored: Tensor
 
     def sample(self, pictures: Tensor, side: int) -> Tensor:
-        """Pictures (B, C, H, W) inside the boxes at side x side."""
+        """Return what pictures (B, C, H, W) show inside the boxes, at side x side."""
         theta = pictures.new_zeros(len(self.box), 2, 3)
         theta[:, 0, 0], theta[:, 1, 1] = torch.where(self.mirrored, -1.0, 1.0) * self.box[:, 2], self.box[:, 3]
         theta[:, :, 2] = self.box[:, :2]
@@ -35,7 +35,7 @@ class Cut:
 
 
 class Views:
-    """Draws batches of photographs and overlapping pairs of views; the same step gives the same views."""
+    """Draw batches of photographs and overlapping pairs of views; the same step gives the same views."""
 
     def __init__(self, photos: Photos, seed: int, side: int, scale: tuple[float, float], device: torch.device) -> None:
         images = torch.from_numpy(photos.images)
@@ -45,16 +45,17 @@ class Views:
         self.generator = torch.Generator(device)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Draw numbers between `low` and `high`."""
         return low + (high - low) * torch.rand(*shape, generator=self.generator, device=self.device)
 
     def numbers(self, step: int, count: int) -> Tensor:
-        """Which photographs step number `step` sees (count,): each once an epoch, in another order every time."""
+        """Return which photographs step number `step` sees (count,): each once an epoch, in another order every time."""
         steps = len(self.aspects) // count
         order = np.random.default_rng([self.seed, step // steps]).permutation(len(self.aspects))
         return torch.from_numpy(order[step % steps * count :][:count])
 
     def draw(self, step: int, count: int) -> tuple[Tensor, list[Tensor], list[Cut]]:
-        """Photographs (B, 3, S, S) in 0..1, two views of each (B, 3, side, side), and how those were cut."""
+        """Return photographs (B, 3, S, S) in 0..1, two views of each (B, 3, side, side), and how those were cut."""
         self.generator.manual_seed(self.seed * 2**32 + step)
         which = self.numbers(step, count)
         aspects = self.aspects[which].to(self.device)
@@ -64,7 +65,7 @@ class Views:
         return pictures, [self._colours(cut.sample(pictures, self.side)) for cut in cuts], cuts
 
     def _box(self, aspect: Tensor) -> Tensor:
-        """Random boxes; their area is a share of the largest square in the photograph (B,) of that aspect."""
+        """Draw random boxes; their area is a share of the largest square in the photograph (B,) of that aspect."""
         count = len(aspect)
         area = self.uniform(count, low=math.log(self.scale[0]), high=math.log(self.scale[1])).exp()
         shape = self.uniform(count, low=math.log(PROPORTIONS[0]), high=math.log(PROPORTIONS[1])).exp()
@@ -75,14 +76,14 @@ class Views:
         return torch.cat([self.uniform(count, 2, low=-1, high=1) * (1 - size), size], 1)
 
     def _beside(self, first: Tensor, second: Tensor) -> Tensor:
-        """The second boxes, moved so that each shares a part with the first."""
+        """Return the second boxes, moved so that each shares a part with the first."""
         reach = torch.minimum(first[:, 2:], second[:, 2:])
         centre = first[:, :2] + self.uniform(len(first), 2, low=-1, high=1) * reach
         room = 1 - second[:, 2:]
         return torch.cat([torch.maximum(torch.minimum(centre, room), -room), second[:, 2:]], 1)
 
     def _colours(self, view: Tensor) -> Tensor:
-        """Hue, saturation and cast as one 3x3 matrix a view, contrast, brightness, and blur for a share of them."""
+        """Change hue, saturation and cast by one 3x3 matrix a view, contrast, brightness, and blur for a share of them."""
         count = len(view)
         eye, grey = torch.eye(3, device=self.device), torch.full((3, 3), 1 / 3, device=self.device)
         axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.device) / 3**0.5
@@ -100,7 +101,7 @@ class Views:
         return torch.cat([self._blur(view[:blurred]), view[blurred:]])
 
     def _blur(self, view: Tensor) -> Tensor:
-        """A Gaussian of one random width for all, rows first and columns next."""
+        """Blur by a Gaussian of one random width for all, rows first and columns next."""
         sigma = self.uniform(1, low=SIGMA[0], high=SIGMA[1]) * self.side / 64
         weights = torch.exp(-(torch.arange(-3.0, 4.0, device=self.device) ** 2) / (2 * sigma**2))
         weights = weights / weights.sum()

@@ -65,7 +65,7 @@ class PhotosConfig:
     clip: float = 5.0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step: it rises, stays, and falls to 0 on the branch."""
+        """Return the learning rate of a step: it rises, stays, and falls to 0 on the branch."""
         left = (self.steps + self.cooldown - step) / max(1, self.cooldown)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
 
@@ -101,12 +101,12 @@ class PhotoPretraining:
         self.optimizer.step()
         self._follow()
         self.step += 1
-        told = whole.item(), part.item()
+        losses = whole.item(), part.item()
         self.seconds += time.perf_counter() - start
-        return told
+        return losses
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """The losses over wholes and over regions of this step's batch."""
+        """Return the losses over wholes and over regions of this step's batch."""
         config = self.config
         pictures, views, cuts = self.views.draw(self.step, config.batch)
         both = normalised(torch.cat(views)).contiguous(memory_format=torch.channels_last)
@@ -121,13 +121,17 @@ class PhotoPretraining:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The moving average follows the weights and the normalisation's statistics; faster in the first steps."""
+        """Move the average towards the weights and the normalisation's statistics, faster in the first steps."""
         decay = min(self.config.average, (self.step + 1) / (self.step + 10))
-        theirs = self.network.state_dict()
-        for name, mine in self.average.state_dict().items():
-            mine.lerp_(theirs[name], 1 - decay) if mine.is_floating_point() else mine.copy_(theirs[name])
+        current = self.network.state_dict()
+        for name, averaged in self.average.state_dict().items():
+            if averaged.is_floating_point():
+                averaged.lerp_(current[name], 1 - decay)
+            else:
+                averaged.copy_(current[name])
 
     def state(self) -> dict:
+        """Return everything that a later run needs to go on."""
         held = {name: getattr(self, name).state_dict() for name in HELD}
         return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
 
@@ -143,15 +147,17 @@ class PhotoPretraining:
 
 
 def resnet(config: PhotosConfig) -> nn.Module:
-    """The untrained network."""
+    """Return the untrained network."""
     return build_levels("resnet18", list(config.levels), True, channels=config.channels, zero_init_last=False)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, in the layout that convolutions prefer."""
     return network.to(device).to(memory_format=torch.channels_last)
 
 
 def normalised(images: Tensor) -> Tensor:
+    """Return images in 0..1 with ImageNet's mean and deviation taken out."""
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     return (images - mean) / std
 
@@ -192,27 +198,35 @@ def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str =
     weights = {name: half(value) for name, value in run.average.state_dict().items()} | {"centre": half(centre)}
     write_whole(Path(folder) / "network.safetensors", lambda part: save_file(weights, part))
     checksum = hashlib.sha256((Path(folder) / "network.safetensors").read_bytes()).hexdigest()
+    options = {"channels": config.channels}
     card = {
-        "name": "photos", "sha256": checksum, "patch": 8, "shrink": 1,
-        "architecture": {
-            "model": "resnet18", "levels": config.levels, "reflect": True, "options": {"channels": config.channels},
-        },
-        "config": asdict(config), "config_hash": config_hash(config), "seconds": round(run.seconds),
-        "device": device_name(at), "commit": commit(), "environment": environment(), "date": now(),
-        "curve": run.curve[9::10] or run.curve, "photographs": pool.about,
+        "name": "photos",
+        "sha256": checksum,
+        "patch": 8,
+        "shrink": 1,
+        "architecture": {"model": "resnet18", "levels": config.levels, "reflect": True, "options": options},
+        "config": asdict(config),
+        "config_hash": config_hash(config),
+        "seconds": round(run.seconds),
+        "device": device_name(at),
+        "commit": commit(),
+        "environment": environment(),
+        "date": now(),
+        "curve": run.curve[9::10] or run.curve,
+        "photographs": pool.about,
         "sources": {source.name: {"repository": source.repository, "terms": source.terms} for source in photos.SOURCES},
-    }  # fmt: skip
+    }
     write_json(Path(folder) / "network.json", card)
     write_whole(Path(folder) / "README.md", lambda part: part.write_text(photos_card(card), encoding="utf-8"))
 
 
 def half(value: Tensor) -> Tensor:
-    """Half the bytes for what is a fraction; counts stay whole. On the CPU, in the usual layout."""
+    """Return fractions in half precision and counts as they are, on the CPU, in the usual layout."""
     return (value.half() if value.is_floating_point() else value).cpu().contiguous()
 
 
 def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
-    """The mean feature (D,) of some photographs, spread over the pool, at the size that the backbone is to serve."""
+    """Return the mean feature (D,) of some photographs, spread over the pool, at the size that the backbone is to serve."""
     device = next(network.parameters()).device
     width = sum(widths_of(network))
     backbone = ConvBackbone(copy.deepcopy(network), "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width)).to(device)
@@ -225,7 +239,7 @@ def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
 
 
 def photos_card(card: dict) -> str:
-    """The card of the backbone in prose, from network.json."""
+    """Return the card of the backbone in prose, from network.json."""
     config, about = card["config"], card["photographs"]
     early, late = (
         [sum(loss[part] for loss in losses) / len(losses) for part in (1, 2)]

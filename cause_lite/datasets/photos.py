@@ -129,7 +129,7 @@ def packed_dir() -> Path:
 
 
 def files(source: Source) -> list[Path]:
-    """The photographs of a source that are taken, in the order of their names."""
+    """Yield the photographs of a source that are taken, in the order of their names."""
     root = folder() / source.name
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     return [root / name for name in names if re.fullmatch(source.pattern, name)][:: source.every]
@@ -160,7 +160,7 @@ def contents(source: Source) -> Iterator[bytes]:
 
 
 def record(content: bytes) -> tuple[np.ndarray, float] | None:
-    """An encoded photograph -> (SIDE, SIDE, 3) uint8 and its width / height; None if damaged or too small."""
+    """Decode a photograph to (SIDE, SIDE, 3) uint8 and its width / height; None if damaged or too small."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             if min(image.size) < SMALLEST:
@@ -241,7 +241,7 @@ def evaluation_hashes() -> np.ndarray:
 
 
 def evaluation_files() -> list[Path]:
-    """The images of MSRC and CamVid that lie on this machine."""
+    """Yield the images of MSRC and CamVid that lie on this machine."""
     return sorted(path for pattern in EVALUATION for path in data_dir().glob(pattern))
 
 
@@ -260,7 +260,7 @@ def prepare(say: Callable[[str], None]) -> None:
 
 
 def load() -> Photos:
-    """The packed photographs. Raises UserError when they are not there or damaged."""
+    """Return the packed photographs. Raises UserError when they are not there or damaged."""
     root = packed_dir()
     if not (root / "index.json").exists():
         raise UserError("photos: not packed on this machine; run `cause-lite data photos`")
