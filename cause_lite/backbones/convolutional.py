@@ -59,8 +59,10 @@ def pad_by_reflection(network: nn.Module) -> None:
             part.padding_mode = "reflect"
             part._reversed_padding_repeated_twice = [across, across, down, down]
         if isinstance(part, Conv2dSame):
-            sizes: Any = (part.in_channels, part.out_channels, part.kernel_size, part.stride)
-            new = ReflectSameConv2d(*sizes, groups=part.groups, bias=part.bias is not None)
+            kernel: Any = part.kernel_size
+            stride: Any = part.stride
+            bias = part.bias is not None
+            new = ReflectSameConv2d(part.in_channels, part.out_channels, kernel, stride, groups=part.groups, bias=bias)
             new.weight, new.bias = part.weight, part.bias
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, new)

@@ -49,7 +49,7 @@ class Views:
         return low + (high - low) * torch.rand(*shape, generator=self.generator, device=self.device)
 
     def numbers(self, step: int, count: int) -> Tensor:
-        """Return which photographs step number `step` sees (count,): each once an epoch, in another order every time."""
+        """Return the photographs that step number `step` sees (count,): each once an epoch, in a new order each time."""
         steps = len(self.aspects) // count
         order = np.random.default_rng([self.seed, step // steps]).permutation(len(self.aspects))
         return torch.from_numpy(order[step % steps * count :][:count])
@@ -83,7 +83,7 @@ class Views:
         return torch.cat([torch.maximum(torch.minimum(centre, room), -room), second[:, 2:]], 1)
 
     def _colours(self, view: Tensor) -> Tensor:
-        """Change hue, saturation and cast by one 3x3 matrix a view, contrast, brightness, and blur for a share of them."""
+        """Change hue, saturation and cast by a 3x3 matrix a view, contrast and brightness; blur a share of the views."""
         count = len(view)
         eye, grey = torch.eye(3, device=self.device), torch.full((3, 3), 1 / 3, device=self.device)
         axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.device) / 3**0.5

@@ -226,7 +226,7 @@ def half(value: Tensor) -> Tensor:
 
 
 def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
-    """Return the mean feature (D,) of some photographs, spread over the pool, at the size that the backbone is to serve."""
+    """Return the mean feature (D,) of photographs spread over the pool, at the size that the backbone is to serve."""
     device = next(network.parameters()).device
     width = sum(widths_of(network))
     backbone = ConvBackbone(copy.deepcopy(network), "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width)).to(device)
