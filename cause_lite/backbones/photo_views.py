@@ -83,7 +83,7 @@ class Views:
         return torch.cat([torch.maximum(torch.minimum(centre, room), -room), second[:, 2:]], 1)
 
     def _colours(self, view: Tensor) -> Tensor:
-        """Change hue, saturation and cast by a 3x3 matrix a view, contrast and brightness; blur a share of the views."""
+        """Change hue, saturation and cast by one 3x3 matrix a view, contrast, brightness; blur a share of views."""
         count = len(view)
         eye, grey = torch.eye(3, device=self.device), torch.full((3, 3), 1 / 3, device=self.device)
         axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.device) / 3**0.5
