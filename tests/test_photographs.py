@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
-from cause_lite.lab import photographs
+from cause_lite.backbones import PatchStore
+from cause_lite.lab import baselines, photographs
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
 from cause_lite.runtime.files import UserError
 
@@ -59,3 +61,23 @@ def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
 def test_another_data_set_is_refused_by_name():
     with pytest.raises(UserError, match="no data set 'scenes'; must be one of msrc, camvid"):
         next(photographs.photograph_runs("scenes", 1))
+
+
+@pytest.mark.parametrize("dim", [baselines.WIDE - 1, baselines.WIDE])
+def test_wide_features_are_scored_before_they_are_upsampled(dim, tmp_path, monkeypatch):
+    """The same scores either way, at the cost of the classes' maps in place of the features'."""
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, 16, dim, generator=rng)
+    store = PatchStore(tmp_path / "x", (2, 16, dim), torch.float32, lambda which: vectors[which], "test")
+    test, centres = baselines.TestFeatures(store, store), torch.randn(5, dim, generator=rng)
+    upsampled, plain = [], baselines._upsampled
+
+    def watched(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        upsampled.append(maps)
+        return plain(maps, size)
+
+    monkeypatch.setattr(baselines, "_upsampled", watched)
+    scores = test.scores(slice(0, 2), (13, 13), lambda v: baselines.closeness(v, centres))
+    assert upsampled[0].shape[1] == (5 if dim >= baselines.WIDE else dim)
+    assert torch.allclose(scores, baselines.closeness(test.maps(slice(0, 2), (13, 13)), centres), atol=1e-4)
