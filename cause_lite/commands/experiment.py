@@ -152,7 +152,7 @@ def study(
     for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
         console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
     if name == photographs.STUDY:
-        console.print(photographs.summary(data).round(2).to_string())
+        console.print(photographs.table(data).to_string())
         return
     base = studies.BASE if name == "ablations" else "clean"
     console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())

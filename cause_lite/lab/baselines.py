@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import LinearProbe
 from cause_lite.runtime.randomness import seeded
 from cause_lite.steps import fit_linear_probe
+
+WIDE = 256  # channels from which features are scored before they are upsampled
 
 
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
@@ -43,7 +47,12 @@ def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.
 
 def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
     """The nearest of centres (K, D) to each vector (..., D), Euclidean."""
-    return (2 * vectors @ centres.T - centres.square().sum(1)).argmax(-1)
+    return closeness(vectors, centres).argmax(-1)
+
+
+def closeness(vectors: Tensor, centres: Tensor) -> Tensor:
+    """Return |v|^2 - |v - c|^2 of vectors (..., D) and centres (K, D): (..., K), largest at the nearest centre."""
+    return 2 * vectors @ centres.T - centres.square().sum(1)
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,30 @@ class TestFeatures:
 
     def maps(self, part: slice, size: tuple[int, int]) -> Tensor:
         """Unit features, mean of both views, upsampled -> (B, H, W, D)."""
+        return _upsampled(self._patches(part), size)
+
+    def scores(self, part: slice, size: tuple[int, int], affine: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return an affine function, (..., D) -> (..., K), of `maps` at each pixel: (B, H, W, K).
+
+        Bilinear weights add up to 1, so wide features are scored before they are upsampled: the same scores but for
+        their last bits. Narrow ones, cheap to upsample, keep the order in which records were made.
+        """
+        if self.plain.shape[2] < WIDE:
+            return affine(self.maps(part, size))
+        return _upsampled(affine(self._patches(part).permute(0, 2, 3, 1)).permute(0, 3, 1, 2), size)
+
+    def _patches(self, part: slice) -> Tensor:
+        """Return unit features, the mean of both views: (B, D, h, w)."""
         side = round(self.plain.shape[1] ** 0.5)
         views = [
             F.normalize(f[part].float(), dim=-1).transpose(1, 2).unflatten(2, (side, side))
             for f in (self.plain, self.mirrored)
         ]
-        mean = (views[0] + views[1].flip(3)) / 2
-        return F.interpolate(mean, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        return (views[0] + views[1].flip(3)) / 2
+
+
+def _upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
 def score_feature_kmeans(
@@ -72,7 +98,8 @@ def score_feature_kmeans(
     metrics = ClusterMetrics(classes)
     for start in range(0, len(labels), 10):
         part = slice(start, start + 10)
-        metrics.update(nearest(test.maps(part, labels.shape[1:]), centres), torch.from_numpy(labels[part]))
+        near = test.scores(part, labels.shape[1:], partial(closeness, centres=centres))
+        metrics.update(near.argmax(-1), torch.from_numpy(labels[part]))
     return metrics
 
 
@@ -87,5 +114,6 @@ def score_supervised(
     for start in range(0, len(labels), 10):
         part = slice(start, start + 10)
         with torch.no_grad():
-            metrics.update(probe(test.maps(part, labels.shape[1:])).argmax(-1), torch.from_numpy(labels[part]))
+            logits = test.scores(part, labels.shape[1:], probe)
+            metrics.update(logits.argmax(-1), torch.from_numpy(labels[part]))
     return metrics

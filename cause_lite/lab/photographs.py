@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pandas as pd
+import scipy.stats
 
 from cause_lite.backbones.feature_store import cached_features, module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
@@ -42,7 +44,9 @@ SETTINGS: dict[str, dict[str, object]] = {
         "head.epochs": 6,
     },
 }
-BASELINES = {"colour-kmeans": COLOUR_KMEANS, "feature-kmeans": FEATURE_KMEANS, "ceiling": SUPERVISED}
+FEATURE_ARM = "feature-kmeans"  # what gains are measured from
+SEEDS_FOR_INTERVAL = 3  # below this, no interval is given
+BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
 FLOWS = {
     "as-released": ("as_released", "step 3 as released: labels train the head"),
     "detached": ("detached", "step 3 as released, but labels do not reach the head"),
@@ -83,33 +87,61 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
 
 
 def summary(data: str) -> pd.DataFrame:
-    """Return mean and spread of each arm's scores, and its mean difference from k-means on the same features.
+    """Return the scores of each method and arm over seeds, and its gain over k-means on the same features.
 
-    A row is a method and an arm, in the order of the study. Differences are between runs of one seed, and their spread
-    is the sample standard deviation; all are in points.
+    Columns are `miou` and `pacc` (means in percent) with `_std` (sample standard deviation), `_gain` (the mean
+    difference at the same seed, in points) and `_low`, `_high` (its 95 % interval by a paired t test; NaN below three
+    seeds).
     """
-    records = read_study(STUDY, data)
-    arms = [*BASELINES, "clean", "head-kmeans", *FLOWS]
+    records = read_study(STUDY, data).values()
+    base = {record["seed"]: record for record in records if record["name"] == _named(FEATURE_ARM)}
+    arms = {name: place for place, name in enumerate(map(_named, [*BASELINES, "clean", "head-kmeans", *FLOWS]))}
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in sorted(records, key=lambda record: (record["method"], arms[record["name"]])):
+        groups.setdefault((record["name"], record["method"]), []).append(record)
     rows = []
-    for name in map(_named, arms):
-        for method in dict.fromkeys(r["method"] for r in records.values() if r["name"] == name):
-            mine = {r["seed"]: r for r in records.values() if (r["name"], r["method"]) == (name, method)}
-            row = {"method": method, "arm": name, "title": next(iter(mine.values()))["title"], "seeds": len(mine)}
-            for score in ("miou", "pacc"):
-                gains = differences(records, name, _named("feature-kmeans"), score, method)
-                values = pd.Series([r[score] for r in mine.values()])
-                row |= {score: values.mean(), f"{score}_std": values.std()}
-                row |= {f"{score}_gain": gains.mean(), f"{score}_gain_std": gains.std()}
-            rows.append(row)
+    for (arm, method), runs in groups.items():
+        row = {"arm": arm, "method": method, "title": runs[0]["title"], "seeds": len(runs)}
+        for score in ("miou", "pacc"):
+            values = pd.Series([run[score] for run in runs])
+            gains = np.array([run[score] - base[run["seed"]][score] for run in runs if run["seed"] in base])
+            low, high = _interval(gains)
+            row |= {score: values.mean(), f"{score}_std": values.std(), f"{score}_gain": gains.mean()}
+            row |= {f"{score}_low": low, f"{score}_high": high}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def differences(records: dict[str, dict], arm: str, base: str, score: str, method: str) -> pd.Series:
-    """Return, by seed, an arm's score minus the base's; a base that has the same method comes before others."""
-    mine = {r["seed"]: r[score] for r in records.values() if (r["name"], r["method"]) == (arm, method)}
-    bases = {r["seed"]: r[score] for r in records.values() if r["name"] == base}
-    bases |= {r["seed"]: r[score] for r in records.values() if (r["name"], r["method"]) == (base, method)}
-    return pd.Series({seed: mine[seed] - bases[seed] for seed in sorted(mine.keys() & bases.keys())}, dtype=float)
+def _interval(differences: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of paired differences (Student's t); NaN where there are too few."""
+    if len(differences) < SEEDS_FOR_INTERVAL or np.ptp(differences) == 0:
+        return np.nan, np.nan
+    interval = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
+
+
+def table(data: str) -> pd.DataFrame:
+    """Return `summary` as text, a row a method and arm: scores as mean ± spread, gains with their intervals."""
+    rows = []
+    for row in summary(data).to_dict("records"):
+        line = {"method": row["method"], "run": row["title"] if row["method"] in CAUSE.values() else ""}
+        for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
+            spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
+            line[f"{name}, %"] = f"{row[score]:.1f}{spread}"
+            low, high = row[f"{score}_low"], row[f"{score}_high"]
+            interval = "" if np.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
+            line[f"gain, {name}"] = (
+                "" if row["arm"] == _named(FEATURE_ARM) else f"{row[f'{score}_gain']:+.1f}{interval}"
+            )
+        rows.append(line | {"seeds": row["seeds"]})
+    return pd.DataFrame(rows)
+
+
+def key_of(arm: str, method: str) -> str:
+    """Return a short name of a method and arm, such as `mlp_clean` or `feature_kmeans`."""
+    heads = {title: head for head, title in CAUSE.items()}
+    arm = arm.removeprefix(_named("")).replace("-", "_")
+    return f"{heads[method]}_{arm}" if method in heads else arm
 
 
 def _named(arm: str) -> str:

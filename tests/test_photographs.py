@@ -1,0 +1,83 @@
+"""The study of stronger features: which runs it has, and what its tables say of records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from cause_lite.backbones import PatchStore
+from cause_lite.lab import baselines, photographs
+from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
+from cause_lite.runtime.files import UserError
+
+BASE, CLEAN = f"{photographs.BACKBONE}/feature-kmeans", f"{photographs.BACKBONE}/clean"
+
+
+def made(name: str, method: str, seed: int, miou: float) -> dict:
+    return {"name": name, "method": method, "title": name, "seed": seed, "miou": miou, "pacc": miou + 10}
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Three seeds of k-means and of one head, and what the head gained."""
+    base, gained = np.array([30.0, 31.0, 35.0]), np.array([4.0, 6.0, 8.0])
+    runs = [made(BASE, FEATURE_KMEANS, seed, base[seed]) for seed in (2, 0, 1)]
+    runs += [made(CLEAN, CAUSE["mlp"], seed, base[seed] + gained[seed]) for seed in range(3)]
+    monkeypatch.setattr(photographs, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    return gained
+
+
+def test_gains_are_paired_by_seed(records):
+    rows = {row.arm: row for row in photographs.summary("msrc").itertuples()}
+    clean, interval = rows[CLEAN], scipy.stats.t.interval(0.95, 2, 6.0, 2 / np.sqrt(3))
+    assert (clean.miou, clean.miou_gain, clean.seeds) == (38.0, 6.0, 3)
+    assert np.allclose((clean.miou_low, clean.miou_high), interval)
+    assert rows[BASE].miou_gain == 0 and np.isnan(rows[BASE].miou_low)
+    lines = photographs.table("msrc").set_index("method")
+    assert lines.loc[CAUSE["mlp"], "mIoU, %"] == "38.0 ± 4.6"
+    assert lines.loc[CAUSE["mlp"], "gain, mIoU"] == "+6.0 (+1.0 to +11.0)"
+    assert lines.loc[FEATURE_KMEANS, "gain, mIoU"] == ""
+
+
+def test_two_seeds_have_no_interval(records, monkeypatch):
+    some = {key: run for key, run in photographs.read_study("", "").items() if run["seed"] < 2}
+    monkeypatch.setattr(photographs, "read_study", lambda *_: some)
+    assert photographs.table("msrc").set_index("method").loc[CAUSE["mlp"], "gain, mIoU"] == "+5.0"
+
+
+@pytest.mark.parametrize("data", list(photographs.SETTINGS))
+def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
+    runs = list(photographs.photograph_runs(data, 2))
+    assert len({run.key for run in runs}) == len(runs)
+    assert {run.config.backbone.partition("&")[0] for run in runs} == {f"efficientnet-lite2?centre={data}"}
+    leaks = [run for run in runs if run.config.probe.label_flow != "clean"]
+    assert leaks and all(run.name.endswith(("as-released", "detached")) for run in leaks)
+    keys = {photographs.key_of(run.name, CAUSE[run.config.head.kind]) for run in leaks}
+    assert {"mlp_as_released", "tr_as_released"} <= keys
+
+
+def test_another_data_set_is_refused_by_name():
+    with pytest.raises(UserError, match="no data set 'scenes'; must be one of msrc, camvid"):
+        next(photographs.photograph_runs("scenes", 1))
+
+
+@pytest.mark.parametrize("dim", [baselines.WIDE - 1, baselines.WIDE])
+def test_wide_features_are_scored_before_they_are_upsampled(dim, tmp_path, monkeypatch):
+    """The same scores either way, at the cost of the classes' maps in place of the features'."""
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, 16, dim, generator=rng)
+    store = PatchStore(tmp_path / "x", (2, 16, dim), torch.float32, lambda which: vectors[which], "test")
+    test, centres = baselines.TestFeatures(store, store), torch.randn(5, dim, generator=rng)
+    upsampled, plain = [], baselines._upsampled
+
+    def watched(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        upsampled.append(maps)
+        return plain(maps, size)
+
+    monkeypatch.setattr(baselines, "_upsampled", watched)
+    scores = test.scores(slice(0, 2), (13, 13), lambda v: baselines.closeness(v, centres))
+    assert upsampled[0].shape[1] == (5 if dim >= baselines.WIDE else dim)
+    assert torch.allclose(scores, baselines.closeness(test.maps(slice(0, 2), (13, 13)), centres), atol=1e-4)
