@@ -58,6 +58,7 @@ class HeadConfig(Settings):
     learning_rate: Rate = 4e-3  # release: 1e-3 x 4 GPUs
     weight_decay: Rate = 1e-4  # release; 0 on Cityscapes
     clip: AboveZero | None = 2.0  # largest norm of the gradient; None: no clipping; release: 2 (TR), 0.1 (MLP)
+    clip_with_labels: bool = False  # release: true; the norm that is clipped counts a linear probe's labelled loss too
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> HeadConfig:
@@ -78,7 +79,9 @@ class ProbeConfig(Settings):
     learning_rate: Rate = 4e-3  # of the cluster probe; release: 1e-3 x 4 GPUs
     linear_rate: Rate = 4e-3  # of the linear probe; release: 1e-3 x 4 GPUs
     halve_every: Positive | None = 2  # epochs after which rates halve; None: never; release: 2
-    label_flow: Literal["clean", "as_released"] = "clean"  # as_released: labels train the head that is evaluated
+    # clean: our step 3; as_released: the release's, in which labels train the head that is evaluated; detached: the
+    # release's with the head's output detached before the linear probe, so that labels train that probe alone
+    label_flow: Literal["clean", "detached", "as_released"] = "clean"
 
 
 class OptimisationConfig(Settings):

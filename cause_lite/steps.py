@@ -76,6 +76,7 @@ class HeadTraining:
         self.thresholds = frontdoor.threshold_cosines(
             codebook, settings.positive_threshold, settings.negative_threshold, settings.threshold_kind
         )
+        self.learned: nn.Module = self.student
         self.selected = self.projected_teacher = torch.empty(0)
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
@@ -107,15 +108,17 @@ class HeadTraining:
             )
 
 
-def fit_head(features: PatchStore, codebook: Tensor, session: Session) -> tuple[Head, list[float]]:
+def fit_head(
+    features: PatchStore, codebook: Tensor, session: Session, training_of: Callable[..., HeadTraining] = HeadTraining
+) -> tuple[Head, list[float]]:
     """Step 2: return the teacher head, an average of a student trained by concept-wise contrast, and the losses."""
-    training, settings = HeadTraining(features, codebook, session), session.config.head
+    training, settings = training_of(features, codebook, session), session.config.head
     other_state: dict[str, nn.Module] = {"teacher": training.teacher}
     if training.bank is not None:
         other_state["bank"] = training.bank
     parallel.seed_per_process(session.config.seed)
     learner = Learner.adam(
-        training.student, settings.learning_rate, settings.weight_decay, settings.clip, other_state=other_state
+        training.learned, settings.learning_rate, settings.weight_decay, settings.clip, other_state=other_state
     )
     name = f"Head {settings.kind}"
     losses = optimise(name, features, settings.epochs, learner, training.loss_of, session, training.after_step)

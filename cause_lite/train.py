@@ -10,6 +10,7 @@ import torch
 from cause_lite.backbones import Backbone, cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
+from cause_lite.head import Head
 from cause_lite.loop import NotFiniteError, Session
 from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import UserError
@@ -37,10 +38,11 @@ def fit(
     backbone: Backbone,
     journal: Journal = NO_JOURNAL,
     third_step: Callable[..., Probes] = fit_probes,
+    second_step: Callable[..., tuple[Head, list[float]]] = fit_head,
 ) -> Fitted:
     """Fit a segmenter of one split's images, on the backbone's device.
 
-    Labels, where there are any, train the linear probe and nothing else, unless another third step is given.
+    Labels, where there are any, train the linear probe and nothing else, unless other steps are given.
 
     Parameters
     ----------
@@ -48,16 +50,20 @@ def fit(
         Resumes an interrupted fit; by default none is kept.
     third_step
         Takes and returns what `steps.fit_probes` does. `lab.label_flow.third_step` chooses it by `probe.label_flow`.
+    second_step
+        Takes and returns what `steps.fit_head` does. `lab.label_flow.second_step` chooses it by `head.clip_with_labels`.
 
     Raises
     ------
     UserError
-        Naming the images of a step whose loss is not finite; or when `probe.label_flow` asks for another third step
-        than the given one.
+        Naming the images of a step whose loss is not finite; or when `probe.label_flow` or `head.clip_with_labels` asks
+        for another step than the given one.
     """
     flow = config.probe.label_flow
     if flow != "clean" and third_step is fit_probes:
         raise UserError(f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.lab.label_flow.fit")
+    if config.head.clip_with_labels and second_step is fit_head:
+        raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.lab.label_flow.fit")
     clock, device = Stopwatch(), backbone.mean.device
     try:
         with torch.random.fork_rng(devices=[]), deterministic(device):
@@ -67,7 +73,7 @@ def fit(
             session = Session(config, seed_all(config.seed), device, journal)
             codebook, clusterbook_losses = fit_clusterbook(features, session)
             clock.lap("clusterbook")
-            head, head_losses = fit_head(features, codebook, session)
+            head, head_losses = second_step(features, codebook, session)
             clock.lap("head")
             # Seeded anew, so that the probes do not depend on how many draws the head took.
             session = Session(config, seed_all(config.seed), device, journal)

@@ -1,27 +1,29 @@
-"""The audit tells a clean fit from one in which labels train the head, by its graph and by its bytes."""
+"""The audit tells a clean fit from one that labels have a way into, by the losses' graphs and by the bytes."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import quick_config
 
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.lab import studies
-from cause_lite.lab.audit import audit, leaves
+from cause_lite.lab.audit import audit, labelled_leaves, leaves
 from cause_lite.lab.label_flow import fit
+from cause_lite.probe import LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
 
 HEADS = pytest.mark.parametrize("head, tensors", [("mlp", 6), ("tr", 25)])
+DIAGNOSTIC = {"linear_probe.classify.weight", "linear_probe.classify.bias"}
 
 
 @HEADS
-def test_the_clean_flow_reaches_the_diagnostic_alone(few_scenes, small_backbone, head, tensors):
-    found = audit(quick_config({"head.kind": head}), few_scenes, small_backbone)
+@pytest.mark.parametrize("flow", ["clean", "detached"])
+def test_a_flow_without_a_way_reaches_the_diagnostic_alone(few_scenes, small_backbone, head, tensors, flow):
+    found = audit(quick_config({"head.kind": head, "probe.label_flow": flow}), few_scenes, small_backbone)
     assert found.clean and found.same_file and found.pixels == 0
-    assert set(found.reached) == {"linear_probe.classify.weight", "linear_probe.classify.bias"} == set(found.changed)
+    assert set(found.reached) == DIAGNOSTIC == set(found.changed)
 
 
 @HEADS
@@ -35,17 +37,48 @@ def test_the_released_flow_reaches_the_whole_head(few_scenes, small_backbone, he
     assert "cluster_probe.centres" not in found.reached  # it follows the head, not the labels
 
 
-def test_the_released_flow_warns_and_needs_labels(few_scenes, small_backbone):
-    config = quick_config({"head.kind": "mlp", "probe.label_flow": "as_released"})
-    with pytest.warns(UserWarning, match="labels train the head"):
-        fit(config, few_scenes, small_backbone)
-    with pytest.raises(UserError, match="needs labels"):
-        fit(config, few_scenes.with_labels(None), small_backbone)
+@HEADS
+def test_labels_in_the_clip_show_in_the_bytes_and_not_in_the_graph(few_scenes, small_backbone, head, tensors):
+    settings = {"head.kind": head, "head.clip_with_labels": True, "head.clip": 0.1}
+    found = audit(quick_config(settings), few_scenes, small_backbone)
+    assert set(found.reached) == DIAGNOSTIC
+    assert not found.clean and not found.same_file
+    assert len([name for name in found.changed if name.startswith("head.") and name != "head.codebook"]) == tensors
+
+
+@pytest.mark.filterwarnings("ignore:label_flow")
+@HEADS
+def test_labels_in_a_clip_that_never_bites_change_nothing(few_scenes, small_backbone, head, tensors):
+    """The arm draws what the clean fit draws, so the two differ in the scale of the steps alone."""
+    heads = []
+    for changes in ({}, {"head.clip_with_labels": True}):
+        config = quick_config({"head.kind": head, "head.clip": 1e6} | changes)
+        heads.append(fit(config, few_scenes, small_backbone).segmenter.head.state_dict())
+    assert all(torch.equal(heads[0][name], value) for name, value in heads[1].items())
+
+
+def test_ways_that_use_labels_warn_and_need_them(few_scenes, small_backbone):
+    for changes in ({"probe.label_flow": "as_released"}, {"head.clip_with_labels": True}):
+        config = quick_config({"head.kind": "mlp"} | changes)
+        with pytest.warns(UserWarning, match="labels reach what predicts"):
+            fit(config, few_scenes, small_backbone)
+        with pytest.raises(UserError, match="needs labels"):
+            fit(config, few_scenes.with_labels(None), small_backbone)
+
+
+@pytest.mark.filterwarnings("error:label_flow")
+def test_the_detached_loop_leaves_the_head_as_step_2_made_it(few_scenes, small_backbone):
+    heads = []
+    for flow in ("clean", "detached"):
+        config = quick_config({"head.kind": "mlp", "probe.label_flow": flow})
+        heads.append(fit(config, few_scenes, small_backbone).segmenter)
+    assert all(torch.equal(heads[0].head.state_dict()[k], v) for k, v in heads[1].head.state_dict().items())
+    assert not torch.equal(heads[0].cluster_probe.centres, heads[1].cluster_probe.centres)  # dropout is on
 
 
 @pytest.mark.filterwarnings("ignore:label_flow")
 def test_no_epochs_of_step_3_leave_the_head_as_it_was(few_scenes, small_backbone):
-    """With none, as released equals clean: the flow acts in step 3 and nowhere else."""
+    """With none, as released equals clean: this flow acts in step 3 and nowhere else."""
     heads = []
     for flow in ("clean", "as_released"):
         config = quick_config({"head.kind": "mlp", "probe.epochs": 0, "probe.label_flow": flow})
@@ -67,6 +100,18 @@ def test_leaves_are_the_parameters_a_loss_depends_on():
     assert found == {id(a), id(c)}
 
 
+def test_only_labelled_losses_are_walked():
+    head, linear = torch.nn.Linear(4, 3), LinearProbe(2, 3)
+    with labelled_leaves() as reached:
+        unlabelled = head(torch.ones(5, 4)).square().mean()
+        labelled_loss(linear.classify(head(torch.ones(5, 4))), torch.zeros(5, dtype=torch.long))
+    assert unlabelled.requires_grad
+    assert set(reached) == {id(value) for value in (*head.parameters(), *linear.parameters())}
+    with labelled_leaves() as reached:
+        labelled_loss(linear(head(torch.ones(5, 4))), torch.zeros(5, dtype=torch.long))
+    assert set(reached) == {id(value) for value in linear.parameters()}
+
+
 def test_relabelling_keeps_what_it_says():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, (20, 4, 4)).astype(np.int16)
@@ -79,18 +124,23 @@ def test_relabelling_keeps_what_it_says():
     assert ((few != -1).any(axis=(1, 2))).sum() == 2
 
 
-def test_differences_are_paired_by_seed():
-    records = {}
-    for seed, base in enumerate((10.0, 20.0, 30.0)):
-        for name, gain in (("clean", 0.0), ("other", 1.0 + 0.1 * seed)):
-            records[f"{name}/{seed}"] = {
-                "method": "CAUSE-MLP", "name": name, "title": name, "seed": seed, "miou": base + gain,
-            }  # fmt: skip
-    table = studies.paired(records, "clean").set_index("name")
-    assert table.loc["clean", "difference"] == 0
-    other = table.loc["other"]
-    assert other["difference"] == pytest.approx(1.1) and 1.0 <= other["low"] < 1.1 < other["high"] <= 1.2
-    assert isinstance(table, pd.DataFrame) and other["seeds"] == 3
+def test_arms_are_compared_with_the_detached_loop_where_it_was_run():
+    arms = {name for name, *_ in studies._label_arms(quick_config())}
+    assert {name: studies.label_base(name, arms) for name in ("clean", "detached", "as-released", "share-0.1")} == {
+        "clean": "clean", "detached": "clean", "as-released": "detached", "share-0.1": "detached",
+    }  # fmt: skip
+    assert studies.label_base("as-released", {"clean"}) == "clean"
+    assert studies.label_base("tight-clip-with-labels", arms) == "tight-clip"
+
+
+def test_arms_of_a_pair_differ_in_one_setting():
+    configs = {
+        name: config.model_dump() for name, _, config, relabel in studies._label_arms(quick_config()) if not relabel
+    }
+    for name, wanted in (("as-released", {"label_flow"}), ("clip-with-labels", {"clip_with_labels"})):
+        base = configs[studies.label_base(name, set(configs))]
+        different = {k for g in ("head", "probe") for k in base[g] if base[g][k] != configs[name][g][k]}
+        assert different == wanted
 
 
 def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
@@ -103,8 +153,10 @@ def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 
     config = quick_config({"head.kind": "mlp"})
     runs = [studies.Run(str(n), f"run {n}", config.replace({"seed": n}), lambda n=n: work(n)) for n in range(3)]
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == ["mlp/0/0", "mlp/1/1"]
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == ["mlp/2/2"]
+    keys = [run.key for run in runs]
+    assert keys[0].startswith("mlp/0/0")
+    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == keys[:2]
+    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == keys[2:]
     assert done == [0, 1, 2] and len(studies.read_study("ablations", "scenes")) == 3
 
 

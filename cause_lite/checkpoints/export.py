@@ -112,7 +112,7 @@ def card(fit_record: dict, shape: dict, run: Path, licence: str) -> str:
     return CARD.format(
         licence=licence,
         title=f"CAUSE-{config.head.kind.upper()} on {data}",
-        labels=LEAKED if config.probe.label_flow == "as_released" else CLEAN,
+        labels=LEAKED if config.probe.label_flow == "as_released" or config.head.clip_with_labels else CLEAN,
         head=config.head.kind,
         data=data,
         seed=config.seed,

@@ -154,8 +154,7 @@ def study(
     if name == photographs.STUDY:
         console.print(photographs.table(data).to_string())
         return
-    base = studies.BASE if name == "ablations" else "clean"
-    console.print(studies.paired(studies.read_study(name, data), base).round(2).to_string())
+    console.print(studies.effects(name, data).drop(columns="title").round(2).to_string())
 
 
 def bench(

@@ -1,13 +1,18 @@
-"""The release's step 3, in which labels train the head that is evaluated. For the audit and for parity only.
+"""The two places where the release's labels reach what predicts. For the audit and for parity only.
 
-In fine_tuning_{mlp,tr}.py (commit ee0aa84) the linear probe reads the teacher head's output without a detach,
-and the optimiser holds the head's parameters: the supervised cross-entropy moves what predicts.
+Step 2: train_front_door_{mlp,tr}.py (commit ee0aa84) trains a linear probe beside the student and clips the gradient
+norm of both at once. Where the clip bites, the labelled loss scales the student's step.
+
+Step 3: in fine_tuning_{mlp,tr}.py the linear probe reads the teacher head's output without a detach, and the optimiser
+holds the head's parameters. The supervised cross-entropy moves what predicts.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,34 +20,88 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cause_lite import steps
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.datasets import Split
+from cause_lite.head import Head
 from cause_lite.initialise import initial_probe
 from cause_lite.loop import Session, draw_selection, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.precision import autocast
-from cause_lite.steps import Probes, configured_modularity_loss
+from cause_lite.steps import HeadTraining, Probes, configured_modularity_loss
 
-WARNING = "label_flow=as_released: labels train the head that is evaluated; its scores are not unsupervised"
+WARNING = "label_flow: labels reach what predicts"  # how the warnings of both places begin
 
 
-def fit_probes(head: nn.Module, features: PatchStore, train: Split, session: Session) -> Probes:
-    """Train both probes and the head (in place) on one loss: modularity plus cross-entropy with the labels.
+class LabelledHeadTraining(HeadTraining):
+    """Step 2 with a linear probe that the release trains beside the student, on the teacher's output of every patch.
 
-    Dropout is on; the head and the linear probe share an optimiser with weight decay and clipping; rates
-    halve every `probe.halve_every` epochs. Takes and returns what `cause_lite.steps.fit_probes` does.
+    The probe's loss sends no gradient to the student, but its gradient counts in the norm that is clipped. Every random
+    draw is that of `HeadTraining`, so that the two differ in the clip alone.
+    """
+
+    def __init__(self, features: PatchStore, codebook: Tensor, session: Session, train: Split) -> None:
+        super().__init__(features, codebook, session)
+        if train.labels is None:
+            raise UserError(f"{train.name}: head.clip_with_labels needs labels, and there are none")
+        self.labels = train.labels
+        with _own_draws(session.device):
+            self.linear = LinearProbe(len(train.classes), self.settings.reduced_dim).to(session.device)
+        self.learned = nn.ModuleList([self.student, self.linear])
+
+    def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
+        """Return the contrastive loss plus the labelled one of images `numbers` (b,) with features (b, P, D)."""
+        contrast, precision = super().loss_of(numbers, batch), self.session.config.optimisation.precision
+        with _own_draws(batch.device), torch.no_grad(), autocast(precision, batch.device):
+            segments = self.teacher.head(batch)  # (b, P, R)
+        labels = torch.from_numpy(self.labels[numbers.numpy()]).to(batch.device)
+        return contrast + supervised_loss(self.linear, segments.float(), labels)
+
+
+def fit_head(features: PatchStore, codebook: Tensor, session: Session, train: Split) -> tuple[Head, list[float]]:
+    """Step 2 with the release's clipping: one norm over the student and over a linear probe that sees the labels.
+
+    Takes and returns what `cause_lite.steps.fit_head` does, and the split whose labels are used. The losses include the
+    labelled one.
 
     Raises
     ------
     UserError
         When there are no labels.
     """
-    if train.labels is None:
-        raise UserError(f"{train.name}: label_flow=as_released needs labels, and there are none")
-    warnings.warn(WARNING, stacklevel=2)
+    warnings.warn(f"{WARNING}; head.clip_with_labels scales the steps of the head by them", stacklevel=2)
+    return steps.fit_head(features, codebook, session, partial(LabelledHeadTraining, train=train))
+
+
+@contextmanager
+def _own_draws(device: torch.device) -> Iterator[None]:
+    """Put the global random state back after the block."""
+    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
+        yield
+
+
+def fit_probes(head: Head, features: PatchStore, train: Split, session: Session) -> Probes:
+    """Train both probes, and the head in place, on one loss: modularity plus cross-entropy with the labels.
+
+    Dropout is on; the head and the linear probe share an optimiser with weight decay and clipping; rates halve every
+    `probe.halve_every` epochs. With `probe.label_flow` "detached" everything is the same but that the head's output is
+    detached before the linear probe: no loss then reaches the head, which stays as it is.
+
+    Takes and returns what `cause_lite.steps.fit_probes` does.
+
+    Raises
+    ------
+    UserError
+        When there are no labels.
+    """
     config, classes = session.config, len(train.classes)
+    flow = config.probe.label_flow
+    if train.labels is None:
+        raise UserError(f"{train.name}: probe.label_flow {flow!r} needs labels, and there are none")
+    if flow != "detached":
+        warnings.warn(f"{WARNING}; by probe.label_flow={flow} labels train the head", stacklevel=2)
     linear = LinearProbe(classes, config.head.reduced_dim).to(session.device)
     with tempfile.TemporaryDirectory() as folder:
         outputs = partial(module_outputs, head, features, Path(folder))
@@ -52,7 +111,7 @@ def fit_probes(head: nn.Module, features: PatchStore, train: Split, session: Ses
 
 
 def _fit_jointly(
-    head: nn.Module, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split, session: Session
+    head: Head, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split, session: Session
 ) -> list[float]:
     config = session.config
     head.requires_grad_(True).train()
@@ -63,13 +122,14 @@ def _fit_jointly(
         torch.optim.Adam(clusters.parameters(), lr=config.probe.learning_rate),
     ]
 
-    def loss_of(which: Tensor, batch: Tensor) -> Tensor:
+    def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
         with autocast(config.optimisation.precision, session.device):
             segments = head(batch)
         segments = segments.float()
         modular = configured_modularity_loss(draw_selection(batch, session)(segments), clusters.centres, config)
-        labels = torch.from_numpy(train.labels[which.numpy()]).to(session.device)
-        return modular + supervised_loss(linear, segments, labels)
+        labels = torch.from_numpy(train.labels[numbers.numpy()]).to(session.device)
+        read = segments.detach() if config.probe.label_flow == "detached" else segments
+        return modular + supervised_loss(linear, read, labels)
 
     modules = nn.ModuleList([supervised, clusters])
     learner = Learner(modules, optimizers, supervised, config.head.clip, config.probe.halve_every)
@@ -79,7 +139,10 @@ def _fit_jointly(
 
 
 def supervised_loss(linear: LinearProbe, segments: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of the linear probe on (B, P, R), not detached, upsampled to labels (B, H, W)."""
+    """Return the cross-entropy of the linear probe on (B, P, R), not detached, upsampled to labels (B, H, W).
+
+    This is the released form: classes per pixel, where `cause_lite.steps.fit_linear_probe` takes one label a patch.
+    """
     side = round(segments.shape[1] ** 0.5)
     logits = linear.classify(segments).transpose(1, 2).unflatten(2, (side, side))
     logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)

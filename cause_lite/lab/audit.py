@@ -1,17 +1,24 @@
-"""What labels touch: train twice, with true and with permuted labels, compare everything, and walk the loss's graph."""
+"""What labels touch: train twice, with true and with permuted labels, compare everything, and walk the losses' graphs.
+
+The walk names the parameters that a labelled loss trains. It cannot see a way without a gradient, such as labels in the
+norm that step 2 clips by; the comparison of the two fits can.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cause_lite import checkpoints
 from cause_lite.backbones.backbone import Backbone
@@ -21,18 +28,26 @@ from cause_lite.datasets import Split
 from cause_lite.lab import as_released
 from cause_lite.lab.label_flow import fit
 from cause_lite.lab.studies import permuted_images
-from cause_lite.probe import LinearProbe, labelled_loss, patch_labels
 from cause_lite.runtime.files import UserError
 from cause_lite.segmenter import Segmenter
+
+COMPARED_IMAGES = 64  # of the training images, those whose predictions are compared pixel by pixel
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What two fits that differ in their labels alone have in common, and what the labelled loss reaches.
+    """What two fits that differ in their labels alone have in common, and what the labelled losses reach.
 
-    `reached`: parameters that get a gradient from the labelled loss. `changed`: tensors of the segmenter that
-    differ. `pixels`: share of the predicted pixels that differ, 0..1. `same_file`: whether what predicts is
-    byte for byte the same file (the linear probe, a diagnostic, left out).
+    Attributes
+    ----------
+    reached
+        Parameters of the segmenter that a labelled loss sent a gradient to during the fit.
+    changed
+        Tensors of the segmenter that differ between the two fits.
+    pixels
+        The share of the predicted pixels that differ, 0..1.
+    same_file
+        Whether what predicts is byte for byte the same file. The linear probe, a diagnostic, is left out.
     """
 
     reached: tuple[str, ...]
@@ -48,7 +63,13 @@ class Audit:
 
 
 def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
-    """Fit twice from one seed, with true and with permuted labels. Raises UserError when there are no labels."""
+    """Fit twice from one seed, with true and with permuted labels, and compare the fits.
+
+    Raises
+    ------
+    UserError
+        When there are no labels, or when permuting them changes nothing.
+    """
     if train.labels is None:
         raise UserError(f"{train.name}: has no labels, so there is nothing that they could touch")
     labels = np.asarray(train.labels[:])
@@ -56,16 +77,20 @@ def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
     if np.array_equal(labels, permuted):
         raise UserError(f"{train.name}: permuting the labels of {len(train)} images changes nothing; take more images")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=as_released.WARNING)  # this is where it is looked into
-        fits = [fit(config, train.with_labels(some), backbone).segmenter for some in (labels, permuted)]
-    states = [{k: v for k, v in f.state_dict().items() if not k.startswith("backbone.")} for f in fits]
+        warnings.filterwarnings("ignore", message=as_released.WARNING)  # the audit is about it
+        with labelled_leaves() as reached:
+            first = fit(config, train.with_labels(labels), backbone).segmenter
+        second = fit(config, train.with_labels(permuted), backbone).segmenter
+    names = tuple(name for name, value in first.named_parameters() if id(value) in reached)
+    states = [
+        {name: value for name, value in segmenter.state_dict().items() if not name.startswith("backbone.")}
+        for segmenter in (first, second)
+    ]
     changed = tuple(name for name, value in states[0].items() if not torch.equal(value, states[1][name]))
-    features = cached_features(backbone, train.images, "Features")
-    maps = [_predicted(segmenter, features[:64].float()) for segmenter in fits]
-    files = {_digest(segmenter) for segmenter in fits}
+    features = cached_features(backbone, train.images, "Features")[:COMPARED_IMAGES].float()
+    maps = [_predicted(segmenter, features) for segmenter in (first, second)]
     pixels = float((maps[0] != maps[1]).float().mean())
-    reached = reached_by_labels(config, fits[0], features[:2].float(), labels[:2])
-    return Audit(tuple(reached), changed, pixels, len(files) == 1)
+    return Audit(names, changed, pixels, _digest(first) == _digest(second))
 
 
 def _predicted(segmenter: Segmenter, features: Tensor) -> Tensor:
@@ -73,7 +98,7 @@ def _predicted(segmenter: Segmenter, features: Tensor) -> Tensor:
 
 
 def _digest(segmenter: Segmenter) -> str:
-    """The hash of the checkpoint's bytes, the diagnostic's weights set to zero."""
+    """Return the hash of the checkpoint's bytes, the diagnostic's weights set to zero."""
     for value in segmenter.linear_probe.parameters():
         value.data.zero_()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,32 +106,34 @@ def _digest(segmenter: Segmenter) -> str:
         return hashlib.sha256((Path(folder) / "segmenter.safetensors").read_bytes()).hexdigest()
 
 
-def reached_by_labels(config: FitConfig, segmenter: Segmenter, features: Tensor, labels: np.ndarray) -> Iterator[str]:
-    """The names of the parameters that the labelled loss of the configuration's step 3 sends a gradient to.
+class LabelledLosses(TorchFunctionMode):
+    """While active, hand every cross-entropy that is computed, the form of all labelled losses, to an observer."""
 
-    The loss is built from features (B, P, D) as training builds it, and its autograd graph is walked.
+    def __init__(self, observe: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.observe = observe
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        """Call the function, and show its result to the observer if it is a cross-entropy."""
+        result = func(*args, **(kwargs or {}))
+        if func is F.cross_entropy:
+            self.observe(result)
+        return result
+
+
+@contextmanager
+def labelled_leaves() -> Iterator[dict[int, nn.Parameter]]:
+    """Yield the parameters, by id, where the graph of any labelled loss that is computed within the block ends.
+
+    The graphs are those that training itself builds and walks backwards.
     """
-    head, linear = segmenter.head.requires_grad_(True), segmenter.linear_probe
-    loss = labelled_loss_of(config, head, linear, features, labels)
-    met = {id(leaf) for leaf in leaves(loss)}
-    parts = nn.ModuleDict({"head": head, "linear_probe": linear, "cluster_probe": segmenter.cluster_probe})
-    yield from (name for name, value in parts.named_parameters() if id(value) in met)
-    head.requires_grad_(False)
-
-
-def labelled_loss_of(
-    config: FitConfig, head: nn.Module, linear: LinearProbe, features: Tensor, labels: np.ndarray
-) -> Tensor:
-    """The one term of step 3 that sees labels."""
-    segments = head(features)
-    if config.probe.label_flow == "as_released":
-        return as_released.supervised_loss(linear, segments, torch.from_numpy(labels))
-    target = patch_labels(labels, round(segments.shape[1] ** 0.5))
-    return labelled_loss(linear(segments).flatten(0, 1), target.flatten())
+    reached: dict[int, nn.Parameter] = {}
+    with LabelledLosses(lambda loss: reached.update((id(leaf), leaf) for leaf in leaves(loss))):
+        yield reached
 
 
 def leaves(loss: Tensor) -> Iterator[Tensor]:
-    """Every parameter that the loss's autograd graph ends in."""
+    """Yield every parameter that the loss's autograd graph ends in."""
     waiting, seen = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()

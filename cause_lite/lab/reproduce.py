@@ -95,8 +95,8 @@ def released_files(row: Row) -> dict[str, Path]:
 
 def configured(row: Row, kind: str, seed: int) -> FitConfig:
     """Return the row's settings for a kind of run."""
-    leaks = {"probe.label_flow": "as_released", "optimisation.ddp": "as_released"} if kind == "as_released" else {}
-    return row.config.replace({**leaks, "seed": seed})
+    released = {"head.clip_with_labels": True, "probe.label_flow": "as_released", "optimisation.ddp": "as_released"}
+    return row.config.replace({**(released if kind == "as_released" else {}), "seed": seed})
 
 
 def reproduce_row(

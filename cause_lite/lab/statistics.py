@@ -1,0 +1,149 @@
+"""What a few seeds can say: paired t intervals, Holm's correction, and when a difference counts as a finding.
+
+An interval covers one source of chance, the seed of the fit (which draws batches, patches, initial weights and
+dropout), on one backbone and one set of test images. `image_deviation` measures what the choice of test images adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import torch
+
+from cause_lite.metrics import ClusterMetrics
+
+CONFIDENCE = 0.95
+UNKNOWN_CPU = "a CPU"
+LEVEL = 1 - CONFIDENCE  # the largest adjusted p-value of a finding
+SEEDS_FOR_INTERVAL = 3  # below this, no interval is given
+SEEDS_FOR_FINDING = 5  # below this, no difference is called a finding
+COLUMNS = (
+    "method", "name", "title", "base", "mean", "std", "difference", "low", "high", "p_value", "adjusted_p", "finding",
+    "seeds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of paired differences, its 95 % interval and the p-value of no difference.
+
+    Interval and p-value are NaN where there are too few seeds for one.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_t(differences: np.ndarray) -> Estimate:
+    """Return the paired t estimate of differences (n,), one a seed.
+
+    The interval is mean ± t s / sqrt(n) with t of n - 1 degrees of freedom (Student, 1908).
+    """
+    values = np.asarray(differences, dtype=float)
+    mean = float(values.mean()) if len(values) else np.nan
+    if len(values) < SEEDS_FOR_INTERVAL:
+        return Estimate(mean, np.nan, np.nan, np.nan)
+    if np.ptp(values) == 0:  # no spread: the interval is the point, and t is not defined
+        return Estimate(mean, mean, mean, float(mean == 0))
+    test = scipy.stats.ttest_1samp(values, 0)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values (m,) adjusted for their number by Holm's step-down method (Holm, 1979); NaN stays NaN.
+
+    With them in rising order, the adjusted k-th is the largest of (m - j + 1) p_j over j <= k, at most 1.
+    """
+    adjusted = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN sorts last
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
+    return adjusted
+
+
+def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str = "miou") -> pd.DataFrame:
+    """Return each run's mean score and its paired difference from its base, a row a method and run.
+
+    A pair has one method, seed and device. Where a seed was run on several devices, the last
+    pair counts, and a row has pairs with one base alone. Holm's
+    correction spans the differences of the table that have enough seeds for a finding.
+
+    Parameters
+    ----------
+    records
+        Run records with `method`, `name`, `title`, `seed`, `date`, `environment` and scores in percent.
+    base
+        The name of the run that the others are compared with, or a function that returns it for a run's name and the
+        names that were run.
+    score
+        Which score is compared, such as miou or pacc.
+    """
+    if not records:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = [_row(*key, part) for key, part in _pairs(records, base, score).groupby(["method", "name"])]
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("adjusted_p", "finding")])
+    candidates = (table["seeds"] >= SEEDS_FOR_FINDING) & (table["name"] != table["base"])
+    table["adjusted_p"] = holm(table["p_value"].where(candidates).to_numpy())
+    table["finding"] = table["adjusted_p"] <= LEVEL
+    return table[list(COLUMNS)]
+
+
+def _row(method: str, name: str, pairs: pd.DataFrame) -> tuple:
+    estimate, first = paired_t(pairs["difference"].to_numpy()), pairs.iloc[0]
+    scores = (pairs["score"].mean(), pairs["score"].std())
+    interval = (estimate.mean, estimate.low, estimate.high, estimate.p_value)
+    return (method, name, first["title"], first["base"], *scores, *interval, len(pairs))
+
+
+def _pairs(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str) -> pd.DataFrame:
+    """Return a row a pair: method, name, title, date, seed, score, device, base and difference."""
+    frame = pd.DataFrame(records.values())[["method", "name", "title", "seed", "date", score]]
+    frame = frame.rename(columns={score: "score"})
+    frame["device"] = [device_of(record) for record in records.values()]
+    names = frame.groupby(["method", "device"])["name"].agg(set)
+    frame["base"] = [
+        base(row.name, names[row.method, row.device]) if callable(base) else base
+        for row in frame.itertuples(index=False)
+    ]
+    bases = frame[["method", "name", "seed", "device", "score"]]
+    pairs = frame.merge(
+        bases.rename(columns={"name": "base", "score": "base_score"}), on=["method", "base", "seed", "device"]
+    )
+    pairs["difference"] = pairs["score"] - pairs["base_score"]
+    pairs = pairs.sort_values(["date", "seed"], ascending=False)
+    pairs = pairs.drop_duplicates(["method", "name", "seed"])
+    return pairs[pairs["base"] == pairs.groupby(["method", "name"])["base"].transform("first")]
+
+
+def device_of(record: dict) -> str:
+    """Return the name of the device that a record was made on. Early records name an accelerator but no processor."""
+    return record.get("device") or record["environment"].get("accelerator", UNKNOWN_CPU)
+
+
+def image_deviation(confusions: np.ndarray, resamples: int = 200, seed: int = 0) -> float:
+    """Return the standard deviation of the matched mIoU, in points, over test sets drawn anew from the same images.
+
+    A bootstrap: each resample draws N images with replacement, adds their confusions and matches clusters to classes
+    anew.
+
+    Parameters
+    ----------
+    confusions
+        Clusters by classes of each image, (N, K, C), in pixels.
+    resamples, seed
+        How many test sets are drawn, and from which seed.
+    """
+    rng, scores = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = rng.integers(len(confusions), size=len(confusions))
+        metrics = ClusterMetrics(confusions.shape[2], confusions.shape[1])
+        metrics.confusion = torch.from_numpy(confusions[drawn].sum(0))
+        scores.append(metrics.compute()["miou"])
+    return float(np.std(scores, ddof=1))

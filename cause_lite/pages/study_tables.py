@@ -1,0 +1,101 @@
+"""Tables of the studies, as the pages show them: scores, differences with their intervals, and the decisions."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from cause_lite.lab import studies
+from cause_lite.lab.recipes import FOLDER
+from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+SPREAD = (
+    "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
+    "choice of test images."
+)
+INTERVALS = (
+    "A difference is paired by seed and device. Its interval (from three seeds on) is a paired t interval of 95 %. "
+    "It is called a finding, and coloured, from five seeds on where its p-value, adjusted by Holm's method for all "
+    "differences of its data set that have five seeds, is at most 0.05. " + SPREAD
+)
+
+
+def with_interval(row: object) -> str:
+    """Return a difference with its interval, such as `+1.2 (+0.3 to +2.1)`, or with the number of its seeds."""
+    if row.seeds < SEEDS_FOR_INTERVAL:
+        spread = f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
+    else:
+        spread = f"({row.low:+.1f} to {row.high:+.1f})"
+    return f"{row.difference:+.1f} " + spread.replace(" ", NO_BREAK) + ("*" if row.finding else "")
+
+
+def with_spread(mean: float, deviation: float) -> str:
+    """Return `mean ± deviation`; a deviation that is NaN is left out."""
+    return f"{mean:.1f}" + ("" if np.isnan(deviation) else f"{NO_BREAK}±{NO_BREAK}{deviation:.1f}")
+
+
+def study_table(study: str, data: str) -> pd.DataFrame:
+    """Return each run's scores and its differences from its base, a row a head and run; `*` marks a finding."""
+    by_score = {name: studies.effects(study, data, score) for score, name in (("miou", "mIoU"), ("pacc", "pAcc"))}
+    table = by_score["mIoU"]
+    titles = table.set_index("name")["title"].to_dict()
+    shown = pd.DataFrame({"head": table["method"], "run": table["title"], "seeds": table["seeds"]})
+    shown["compared with"] = ["" if row.base == row.name else titles[row.base] for row in _rows(table)]
+    for name, scored in by_score.items():
+        shown[f"{name}, %"] = [with_spread(row.mean, row.std) for row in _rows(scored)]
+        shown[f"Δ {name}"] = ["" if row.name == row.base else with_interval(row) for row in _rows(scored)]
+    return shown[["head", "run", "compared with", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
+
+
+def _rows(table: pd.DataFrame) -> list:
+    return list(table.itertuples(index=False))
+
+
+def devices(study: str, data: str) -> str:
+    """Return where the runs of each head ran, in words."""
+    ran = {(record["method"], device_of(record)) for record in studies.read_study(study, data).values()}
+    return ", ".join(f"{method} on {device}" for method, device in sorted(ran))
+
+
+def findings(table: pd.DataFrame, unit: str = "mIoU") -> list[str]:
+    """Return a sentence for each finding of a table of effects, the largest first; none gives an empty list."""
+    found = table[table["finding"]].sort_values("difference", key=abs, ascending=False)
+    return [f"{row.method}, {row.title}: {with_interval(row)} {unit}" for row in _rows(found)]
+
+
+def decisions() -> list[dict]:
+    """Return where paper and release differ, what follows, and the ablations of it (recipes/decisions.yaml)."""
+    return yaml.safe_load((FOLDER / "decisions.yaml").read_text(encoding="utf-8"))
+
+
+def effect(study: pd.DataFrame, name: str) -> str:
+    """Return the difference in mIoU of one ablation with its interval, for each head that was run, or a dash."""
+    return "; ".join(with_interval(row) for row in _rows(study[study["name"] == name])) or "-"
+
+
+def decisions_table(data: tuple[str, ...] = ("scenes", "camvid")) -> pd.DataFrame:
+    """Return what differs, what each side does, and the measured effect in points of mIoU; cells are HTML."""
+    by_data = {name: studies.effects("ablations", name) for name in data}
+    lines = []
+    for entry in decisions():
+        cell = {key: _as_html(str(entry[key])) for key in ("release", "ours", "paper")}
+        parts = [
+            f"{ablation}, {name}: {effect(study, ablation)}"
+            for ablation in entry.get("ablations", ())
+            for name, study in by_data.items()
+            if len(study)
+        ]
+        measured = "see <a href='audit.html'>An audit</a>" if "study" in entry else "<br>".join(parts)
+        sides = f"<b>Paper:</b> {cell['paper']}<br><b>Release:</b> {cell['release']}"
+        effects = measured or "not measured"
+        lines.append({"what": entry["what"], "paper and release": sides, "we": cell["ours"], "effect on mIoU": effects})
+    return pd.DataFrame(lines)
+
+
+def _as_html(text: str) -> str:
+    return re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))

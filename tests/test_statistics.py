@@ -1,0 +1,121 @@
+"""Intervals cover as often as they say, and a finding needs enough seeds and a corrected p-value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, compared, holm, image_deviation, paired_t
+
+P_VALUES = st.lists(st.floats(0, 1), max_size=8)
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5])
+def test_the_shown_interval_covers_the_mean_of_normal_differences(seeds):
+    rng, mean, draws = np.random.default_rng(0), 0.7, 4000
+    found = [paired_t(values) for values in rng.normal(mean, 1.3, (draws, seeds))]
+    covered = np.mean([estimate.low <= mean <= estimate.high for estimate in found])
+    assert 0.93 <= covered <= 0.97
+
+
+def test_few_findings_are_wrong_in_a_family_without_effects():
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(1000):
+        p_values = scipy.stats.ttest_1samp(rng.normal(size=(12, SEEDS_FOR_FINDING)), 0, axis=1).pvalue
+        wrong += bool((holm(p_values) <= 0.05).any())
+    assert wrong / 1000 <= 0.07
+
+
+def test_two_seeds_have_no_interval():
+    estimate = paired_t(np.array([1.0, 1.2]))
+    assert estimate.mean == pytest.approx(1.1)
+    assert np.isnan([estimate.low, estimate.high, estimate.p_value]).all()
+
+
+def test_equal_differences_have_no_spread():
+    assert (paired_t(np.zeros(5)).p_value, paired_t(np.ones(5)).p_value) == (1, 0)
+    assert paired_t(np.ones(5)).low == paired_t(np.ones(5)).high == 1
+
+
+@given(P_VALUES)
+def test_holm_adjusts_upwards_and_keeps_the_order(p_values):
+    adjusted, given_ = holm(np.array(p_values)), np.array(p_values)
+    assert ((adjusted >= given_) & (adjusted <= 1)).all()
+    order = np.argsort(given_, kind="stable")
+    assert (np.diff(adjusted[order]) >= 0).all()
+    if p_values:
+        assert adjusted.min() == pytest.approx(min(1, len(p_values) * min(p_values)))
+
+
+def test_holm_on_a_worked_example():
+    """Holm's steps by hand: 4 x 0.005, 3 x 0.01, then the rest may not fall below."""
+    assert holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005])) == pytest.approx(
+        [0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True
+    )
+
+
+def records_of(
+    gains: dict[str, list[float]], accelerator: str | None = None, date: str = "2026-01-01"
+) -> dict[str, dict]:
+    """Return records of a base with scores 10, 20, ... and of runs that gain on it, a list entry a seed."""
+    environment = {"accelerator": accelerator} if accelerator else {}
+    return {
+        f"{name}/{seed}/{accelerator}": {
+            "method": "CAUSE-MLP", "name": name, "title": name, "seed": seed, "miou": 10.0 * (seed + 1) + gain,
+            "environment": environment, "date": date,
+        }
+        for name, values in gains.items()
+        for seed, gain in enumerate(values)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 6])
+def test_what_is_shown_follows_the_number_of_seeds(seeds):
+    gains = {"clean": [0.0] * seeds, "other": [5 + 0.01 * seed for seed in range(seeds)]}
+    row = compared(records_of(gains), "clean").set_index("name").loc["other"]
+    assert row["difference"] == pytest.approx(np.mean(gains["other"])) and row["seeds"] == seeds
+    assert np.isfinite(row["low"]) == (seeds >= SEEDS_FOR_INTERVAL)
+    assert row["finding"] == (seeds >= SEEDS_FOR_FINDING)
+
+
+def test_differences_are_paired_by_seed_and_device():
+    """A run on another device has no partner; where both devices have one, the last counts."""
+    here, there = {"clean": [0.0] * 3, "other": [1.0] * 3}, {"clean": [0.0] * 4, "other": [2.0] * 4}
+    table = compared(records_of(here, date="2026-01-02") | records_of(there, "a GPU"), "clean").set_index("name")
+    assert table.loc["other", "difference"] == pytest.approx((3 * 1 + 2) / 4)
+    alone = compared(records_of({"clean": [0.0]}) | records_of({"other": [1.0]}, "a GPU"), "clean")
+    assert list(alone["name"]) == ["clean"]
+
+
+def test_a_base_is_chosen_by_what_was_run():
+    records = records_of({"clean": [0.0] * 3, "detached": [1.0] * 3, "released": [3.0] * 3})
+    table = compared(records, lambda name, run: "detached" if name == "released" and "detached" in run else "clean")
+    differences = table.set_index("name")["difference"]
+    assert differences.to_dict() == pytest.approx({"clean": 0, "detached": 1, "released": 2})
+
+
+def test_the_base_and_runs_of_few_seeds_do_not_count_in_the_correction():
+    rng = np.random.default_rng(0)
+    gains = {"clean": [0.0] * 5, "a": list(rng.normal(1, 1, 5)), "b": list(rng.normal(1, 1, 5)), "few": [1.0, 1.1, 0.9]}
+    table = compared(records_of(gains), "clean").set_index("name")
+    assert np.isnan(table.loc[["clean", "few"], "adjusted_p"]).all()
+    wanted = holm(table.loc[["a", "b"], "p_value"].to_numpy())
+    assert table.loc[["a", "b"], "adjusted_p"].to_numpy() == pytest.approx(wanted)
+
+
+def test_no_records_give_an_empty_table():
+    assert len(compared({}, "clean")) == 0
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute``")
+def test_the_choice_of_images_moves_the_score_unless_they_are_alike():
+    rng = np.random.default_rng(0)
+    varied = rng.integers(0, 50, (30, 4, 4))
+    alike = np.repeat(rng.integers(1, 50, (1, 4, 4)), 30, axis=0)
+    assert image_deviation(alike) == pytest.approx(0, abs=1e-9)
+    assert image_deviation(varied) > 0.1
+    assert image_deviation(varied[:10]) > image_deviation(varied)  # fewer images, more chance
