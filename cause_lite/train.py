@@ -51,7 +51,7 @@ def fit(
     third_step
         Takes and returns what `steps.fit_probes` does. `lab.label_flow.third_step` chooses it by `probe.label_flow`.
     second_step
-        Takes and returns what `steps.fit_head` does. `lab.label_flow.second_step` chooses it by `head.clip_with_labels`.
+        Takes and returns what `steps.fit_head` does; chosen by `head.clip_with_labels`.
 
     Raises
     ------

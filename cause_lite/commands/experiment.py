@@ -76,15 +76,16 @@ def _reproduce_rows(what: str, kind: str, seeds: int, crf: bool, changes: dict[s
 
 def _reproduce_data(data: str, seeds: int, crf: bool, changes: dict[str, object]) -> None:
     """Fill the table of `scenes` or `camvid`, baselines included; the book shows its records."""
-    from cause_lite.lab.comparison import summary, table_records
+    from cause_lite.lab.comparison import captioned_tables, table_records
     from cause_lite.runtime.files import project_dir, write_json
 
     records, target = [], project_dir() / "data" / "records" / f"{data}.json"
     for seed in range(seeds):
-        for record in table_records(data, seed, crf and seed == 0, changes):
+        for record in table_records(data, seed, crf, changes):
             records.append(record)
             console.print(f"seed {seed}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
-    console.print(summary(records).round(1).to_string())
+    for caption, table in captioned_tables(records):
+        console.print(f"{caption}\n{table.round(1).to_string()}")
     if changes:
         console.print("Not recorded, since settings were changed")
         return
@@ -95,7 +96,7 @@ def _reproduce_data(data: str, seeds: int, crf: bool, changes: dict[str, object]
 def audit(
     data: Annotated[str, typer.Option(help="A labelled data set.")] = "scenes",
     head: Annotated[str, typer.Option(help="tr or mlp.")] = "mlp",
-    label_flow: Annotated[str, typer.Option(help="clean, or as_released: the release's third step.")] = "clean",
+    label_flow: Annotated[str, typer.Option(help="clean, detached or as_released.")] = "clean",
     images: Annotated[int, typer.Option(help="Training images to take.", min=2)] = 64,
     seed: int = 0,
     settings: Set = None,

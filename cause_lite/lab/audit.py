@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -122,12 +122,12 @@ class LabelledLosses(TorchFunctionMode):
 
 
 @contextmanager
-def labelled_leaves() -> Iterator[dict[int, nn.Parameter]]:
+def labelled_leaves() -> Iterator[dict[int, Tensor]]:
     """Yield the parameters, by id, where the graph of any labelled loss that is computed within the block ends.
 
     The graphs are those that training itself builds and walks backwards.
     """
-    reached: dict[int, nn.Parameter] = {}
+    reached: dict[int, Tensor] = {}
     with LabelledLosses(lambda loss: reached.update((id(leaf), leaf) for leaf in leaves(loss))):
         yield reached
 

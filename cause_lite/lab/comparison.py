@@ -1,4 +1,4 @@
-"""The table of a data set: every method over seeds in one harness, as run records."""
+"""The tables of a data set: every method over seeds in one harness, as run records."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from cause_lite.backbones import load_backbone
+from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features, module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import flipped
+from cause_lite.evaluate import evaluate
 from cause_lite.lab import baselines
+from cause_lite.lab.agreement import agreement
 from cause_lite.lab.recipes import HEADS, evaluation_split, recipe
-from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.runs import fitted_segmenter, label_maps, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.statistics import LEVEL, SEEDS_FOR_FINDING, holm, image_deviation, paired_t
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import provenance
@@ -31,62 +35,133 @@ from cause_lite.steps import fit_cluster_probe
 
 COLOUR_KMEANS = "k-means on colour and height"
 FEATURE_KMEANS = "k-means on features"
+FULL_KMEANS = "full k-means on features"
+LOGISTIC = "logistic regression on features"
 SUPERVISED = "linear probe on features"
+BASELINES = (COLOUR_KMEANS, FEATURE_KMEANS, FULL_KMEANS, LOGISTIC)
 CAUSE = {"tr": "CAUSE-TR", "mlp": "CAUSE-MLP"}
+SEEDS = 5  # of the tables that are made with the book; a finding needs as many
+HELD_OUT = "test"  # images that no setting of the recipe was chosen on
+CAPTIONS = {
+    ("scenes", "test"): "`scenes`, 16 classes: 200 test images, on which no setting was chosen",
+    ("scenes", "val"): "`scenes`, 16 classes: 200 validation images, on which settings were chosen",
+    ("camvid", "test"): "CamVid, 11 classes: 233 test frames",
+}
 
 
 def as_record(
-    method: str, config: FitConfig, metrics: ClusterMetrics, seconds: float, supervised: bool = False
+    method: str,
+    config: FitConfig,
+    metrics: ClusterMetrics,
+    seconds: float,
+    supervised: bool = False,
+    split: str | None = None,
 ) -> dict:
-    """A run's record: scores, how they were computed, where and when. What labels trained is not matched."""
+    """Return a run's record: scores in percent, how they were computed, where and when.
+
+    Parameters
+    ----------
+    method
+        The row of the table that the run belongs to.
+    config, metrics, seconds
+        The settings, what was counted, and how long the run took.
+    supervised
+        Whether labels trained the predictions, which then are classes and are not matched.
+    split
+        The images that were scored; those of the recipe when left out.
+    """
     scores = metrics.unmatched() if supervised else metrics.compute()
     return {
-        "method": method, "data": config.data.name, "split": evaluation_split(config.data.name), "seed": config.seed,
-        "miou": round(scores["miou"], 4), "pacc": round(scores["pacc"], 4),
+        "method": method,
+        "data": config.data.name,
+        "split": split or evaluation_split(config.data.name),
+        "seed": config.seed,
+        "miou": round(scores["miou"], 4),
+        "pacc": round(scores["pacc"], 4),
         "iou": [None if np.isnan(v) else round(100 * float(v), 3) for v in scores["iou"]],
-        "confusion": metrics.confusion.tolist(), "seconds": round(seconds, 1), "config": config.model_dump(),
-        "config_hash": provenance.config_hash(config), "commit": provenance.commit(),
-        "environment": provenance.environment(), "date": provenance.now(),
-    }  # fmt: skip
+        "confusion": metrics.confusion.tolist(),
+        "seconds": round(seconds, 1),
+        "config": config.model_dump(),
+        "config_hash": provenance.config_hash(config),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
+    }
+
+
+def table_splits(data: str) -> tuple[str, ...]:
+    """Return the splits that a data set's table has scores of, the held-out images first."""
+    return tuple(dict.fromkeys((HELD_OUT, evaluation_split(data))))
 
 
 def baseline_records(
-    config: FitConfig, train: Split, test: Split, wanted: tuple[str, ...] = (COLOUR_KMEANS, FEATURE_KMEANS, SUPERVISED)
+    config: FitConfig, train: Split, test: Split, wanted: tuple[str, ...] = BASELINES
 ) -> Iterator[dict]:
-    """k-means on colour and height, k-means on features, and the supervised linear probe, for one seed."""
+    """Yield the record of each wanted baseline, and of what labels give on the same features, for one seed."""
     backbone, classes = load_backbone(config.backbone).to(choose_device("auto")), len(test.classes)
     features = cached_features(backbone, train.images, "Training features")
-    seen = baselines.TestFeatures(
-        cached_features(backbone, test.images, "Test features"),
-        cached_features(backbone, flipped(test.images), "Features of the mirror images"),
-    )
+    seen, truth, seed = _views(backbone, test), label_maps(test), config.seed
     methods = {
-        COLOUR_KMEANS: lambda: baselines.score_colour_kmeans(train, test, config.seed),
-        FEATURE_KMEANS: lambda: baselines.score_feature_kmeans(features, seen, test.labels, classes, config.seed),
-        SUPERVISED: lambda: baselines.score_supervised(features, train.labels, seen, test.labels, classes, config),
+        COLOUR_KMEANS: lambda: baselines.score_colour_kmeans(train, test, seed),
+        FEATURE_KMEANS: lambda: baselines.score_feature_kmeans(features, seen, truth, classes, seed),
+        FULL_KMEANS: lambda: baselines.score_full_kmeans(features, seen, truth, classes, seed),
+        SUPERVISED: lambda: baselines.score_supervised(features, label_maps(train), seen, truth, classes, config),
+        LOGISTIC: lambda: baselines.score_logistic(features, label_maps(train), seen.patches, truth, classes, seed),
     }
     for method in wanted:
         start = time.perf_counter()
         metrics = methods[method]()
-        yield as_record(method, config, metrics, time.perf_counter() - start, method == SUPERVISED)
+        supervised = method in (SUPERVISED, LOGISTIC)
+        yield as_record(method, config, metrics, time.perf_counter() - start, supervised, test.split)
 
 
-def cause_records(config: FitConfig, train: Split, crf: bool) -> Iterator[dict]:
-    """One head and seed: its cluster probe, k-means on the same head output, its linear probe, and the CRF."""
-    start = time.perf_counter()
-    segmenter = fitted_segmenter(config)
-    scores, name = score_segmenter(segmenter, config, crf), CAUSE[config.head.kind]
+def _views(backbone: Backbone | None, test: Split) -> baselines.TestFeatures:
+    if backbone is None:
+        raise UserError("the segmenter has no backbone; set `segmenter.backbone` to a loaded one")
+    return baselines.TestFeatures(
+        cached_features(backbone, test.images, f"Features of {test.name}/{test.split}"),
+        cached_features(backbone, flipped(test.images), "Features of the mirror images"),
+    )
+
+
+def cause_records(config: FitConfig, train: Split, split: str, crf: bool) -> Iterator[dict]:
+    """Yield the records of one head and seed on one split.
+
+    They are its clusters, and on held-out images its linear probe, a CRF if asked for, and what else it can be read by.
+    """
+    start, name = time.perf_counter(), CAUSE[config.head.kind]
+    segmenter, test = fitted_segmenter(config), load_evaluation(config, split)
+    scores = score_segmenter(segmenter, config, crf, split)
     seconds = time.perf_counter() - start
-    yield as_record(name, config, scores["cluster"], seconds)
-    yield as_record(f"{name}, linear probe", config, scores["linear"], seconds, supervised=True)
+    spread = {"image_std": round(image_deviation(image_confusions(segmenter, test)), 4)}
+    yield as_record(name, config, scores["cluster"], seconds, split=split) | spread
+    if split != HELD_OUT:
+        return
+    yield as_record(f"{name}, linear probe", config, scores["linear"], seconds, True, split)
     if crf:
-        yield as_record(f"{name}, CRF", config, scores["crf"], seconds)
-    yield from _other_probes(segmenter, config, train, name)
+        yield as_record(f"{name}, CRF", config, scores["crf"], seconds, split=split)
+    yield from _other_probes(segmenter, config, train, test)
 
 
-def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: str) -> Iterator[dict]:
-    """Two other cluster probes on the same head: trained by cosine, and plain k-means."""
-    features, classes = cached_features(segmenter.backbone, train.images, "Training features"), len(train.classes)
+def image_confusions(segmenter: Segmenter, test: Split) -> np.ndarray:
+    """Return clusters by classes of each image of a split, (N, K, C), in pixels."""
+    views, labels, classes = _views(segmenter.backbone, test), label_maps(test), len(test.classes)
+    parts = [slice(number, number + 1) for number in range(len(test))]
+    return np.stack(
+        [
+            evaluate(segmenter, views.plain[part], views.mirrored[part], labels[part], classes)["cluster"]
+            .confusion.cpu()
+            .numpy()
+            for part in parts
+        ]
+    )
+
+
+def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, test: Split) -> Iterator[dict]:
+    """Yield what else can be read off the same head: a probe trained by cosine, k-means, a logistic regression."""
+    name, split, classes = CAUSE[config.head.kind], test.split, len(train.classes)
+    views, truth, backbone = _views(segmenter.backbone, test), label_maps(test), segmenter.backbone
+    features = cached_features(backbone, train.images, "Training features")
     by_cosine = config.replace({"probe.objective": "cosine"})
     device = segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:
@@ -95,68 +170,75 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, name: s
         with seeded(config.seed) as generator:
             session = Session(by_cosine, generator, device)
             segmenter.cluster_probe = fit_cluster_probe(outputs, classes, session)[0]
-        scores = score_segmenter(segmenter, config)
-        yield as_record(f"{name}, probe by cosine", by_cosine, scores["cluster"], time.perf_counter() - start)
+        metrics = score_segmenter(segmenter, config, split=split)["cluster"]
+        method = f"{name}, probe by cosine"
+        yield as_record(method, by_cosine, metrics, time.perf_counter() - start, split=split)
         start = time.perf_counter()
         segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed).to(device)
-        scores = score_segmenter(segmenter, config)
-        yield as_record(f"{name}, k-means on the head", config, scores["cluster"], time.perf_counter() - start)
+        metrics = score_segmenter(segmenter, config, split=split)["cluster"]
+        method = f"{name}, k-means on the head"
+        yield as_record(method, config, metrics, time.perf_counter() - start, split=split)
+        start = time.perf_counter()
+
+        def patches(part: slice) -> Tensor:
+            seen = (store[part].to(device) for store in (views.plain, views.mirrored))
+            return segmenter.segment_features(*seen).permute(0, 2, 3, 1).cpu()
+
+        metrics = baselines.score_logistic(outputs, label_maps(train), patches, truth, classes, config.seed)
+        method = f"{name}, logistic regression"
+        yield as_record(method, config, metrics, time.perf_counter() - start, True, split)
 
 
 def table_records(
     data: str, seed: int, crf: bool = False, changes: Mapping[str, object] | None = None
 ) -> Iterator[dict]:
-    """Yield the record of every row of a data set's table, for one seed, with `changes` to the recipe's settings."""
+    """Yield the record of every row of a data set's tables, for one seed, with `changes` to the recipe's settings.
+
+    Held-out images are scored in full; on other images only k-means and the heads' clusters are.
+    """
     config = recipe(data, HEADS[0], seed, changes=changes)
-    train, test = load_training(config), load_evaluation(config)
-    yield from baseline_records(config, train, test)
-    for head in HEADS:
-        yield from cause_records(recipe(data, head, seed, changes=changes), train, crf)
+    train = load_training(config)
+    for split in table_splits(data):
+        wanted = BASELINES if split == HELD_OUT else (COLOUR_KMEANS, FEATURE_KMEANS)
+        yield from baseline_records(config, train, load_evaluation(config, split), wanted)
+        for head in HEADS:
+            yield from cause_records(recipe(data, head, seed, changes=changes), train, split, crf and split == HELD_OUT)
 
 
-def held_out_records(data: str, seed: int, split: str) -> Iterator[dict]:
-    """k-means on features and both heads on a split that no setting was chosen on, for one seed."""
-    config = recipe(data, HEADS[0], seed)
-    train, test = load_training(config), load_evaluation(config, split)
-    for record in baseline_records(config, train, test, (FEATURE_KMEANS,)):
-        yield record | {"split": split}
-    for head in HEADS:
-        config, start = recipe(data, head, seed), time.perf_counter()
-        scores = score_segmenter(fitted_segmenter(config), config, split=split)
-        yield as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start) | {
-            "split": split
-        }
+def recorded(data: str, seeds: int = SEEDS) -> list[dict]:
+    """Return the committed records of a data set's tables.
 
-
-def recorded(data: str, seeds: int = 3) -> list[dict]:
-    """The committed records of a data set's table; made anew with CAUSE_PROFILE=gpu where its images are at hand."""
+    With CAUSE_PROFILE=gpu they are made anew where the images are on this machine.
+    """
     if os.environ.get("CAUSE_PROFILE") == "gpu":
         try:
-            return [record for seed in range(seeds) for record in table_records(data, seed, crf=seed == 0)]
+            return [record for seed in range(seeds) for record in table_records(data, seed, crf=True)]
         except UserError as error:  # such as images or a backbone that are not here
             print(f"Shown from records, since {error}")
     return read_json(project_dir() / "data" / "records" / f"{data}.json")["records"]
 
 
-def scenes_records(seed: int) -> dict[str, list[dict]]:
-    """What the book's page on scenes shows of a seed: its `table` (the first with a CRF), and `held_out` images.
+def scenes_records(seed: int) -> list[dict]:
+    """Return the records of a seed that the book's page on scenes shows, held-out images first.
 
-    Computed once for a commit: what the build made beforehand is what the page draws on. With changes that are not
-    committed, it is computed each time.
+    They are computed once for a commit: the page reads what the build computed before. With changes that are not
+    committed, they are computed each time.
     """
     path, commit = cache_dir() / "tables" / f"scenes-{seed}.json", provenance.commit()
-    if path.exists() and (made := read_json(path)).get("commit") == commit and not commit.endswith(("+", "unknown")):
-        return made["records"]
-    found = {
-        "table": list(table_records("scenes", seed, crf=seed == 0)),
-        "held_out": list(held_out_records("scenes", seed, "test")),
-    }
-    write_json(path, {"commit": commit, "records": found})
-    return found
+    if path.exists() and (stored := read_json(path)).get("commit") == commit and not commit.endswith(("+", "unknown")):
+        return stored["records"]
+    records = list(table_records("scenes", seed, crf=True))
+    write_json(path, {"commit": commit, "records": records})
+    return records
+
+
+def of_split(records: list[dict], split: str) -> list[dict]:
+    """Return the records of one split."""
+    return [record for record in records if record["split"] == split]
 
 
 def summary(records: list[dict]) -> pd.DataFrame:
-    """Mean and spread (sample standard deviation) over seeds, a row a method, in the order met."""
+    """Return mean and spread (sample standard deviation) over seeds, a row a method, in the order met."""
     frame = pd.DataFrame(records)
     grouped = frame.groupby("method", sort=False)
     table = grouped[["miou", "pacc"]].agg(["mean", "std"])
@@ -164,6 +246,45 @@ def summary(records: list[dict]) -> pd.DataFrame:
     return table
 
 
+def captioned_tables(records: list[dict]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield caption and summary of each split, held-out images first; rows of fewer seeds stand in their own table."""
+    splits = sorted({record["split"] for record in records}, key=lambda split: split != HELD_OUT)
+    for split in splits:
+        some = of_split(records, split)
+        table, caption = summary(some), CAPTIONS[some[0]["data"], split]
+        for seeds in sorted(table["seeds"].unique(), reverse=True):
+            yield f"{caption} ({seeds} seed{'s' if seeds > 1 else ''})", table[table["seeds"] == seeds]
+
+
+def agreement_summary(records: list[dict]) -> pd.DataFrame:
+    """Return mean many-to-one accuracy (percent), NMI and adjusted Rand index (0..1) over seeds, a row a method."""
+    found = pd.DataFrame([agreement(np.array(record["confusion"])) for record in records])
+    return found.groupby([record["method"] for record in records], sort=False).mean()
+
+
+def gains(
+    records: list[dict], bases: tuple[str, ...], methods: tuple[str, ...] = (*CAUSE.values(),), score: str = "miou"
+) -> pd.DataFrame:
+    """Return the paired differences of methods from bases in points, a row a pair, as one family of comparisons.
+
+    Columns: method, base, difference, low, high, p_value, seeds, adjusted_p, finding, as in `statistics.compared`, and
+    `spread`, the standard deviation of the differences.
+    """
+    by_method = pd.DataFrame(records).pivot_table(index="seed", columns="method", values=score)
+    rows = []
+    for method in methods:
+        for base in bases:
+            differences = (by_method[method] - by_method[base]).dropna().to_numpy()
+            estimate = paired_t(differences)
+            interval = (estimate.mean, estimate.low, estimate.high, estimate.p_value)
+            spread = float(differences.std(ddof=1)) if len(differences) > 1 else np.nan
+            rows.append((method, base, *interval, len(differences), spread))
+    table = pd.DataFrame(rows, columns=["method", "base", "difference", "low", "high", "p_value", "seeds", "spread"])
+    table["adjusted_p"] = holm(table["p_value"].where(table["seeds"] >= SEEDS_FOR_FINDING).to_numpy())
+    table["finding"] = table["adjusted_p"] <= LEVEL
+    return table
+
+
 def mean_score(records: list[dict], method: str, score: str = "miou") -> float:
-    """A method's mean over seeds, in percent."""
-    return float(np.mean([r[score] for r in records if r["method"] == method]))
+    """Return a method's mean over seeds, in percent."""
+    return float(np.mean([record[score] for record in records if record["method"] == method]))

@@ -87,7 +87,7 @@ def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str
     """
     if not records:
         return pd.DataFrame(columns=list(COLUMNS))
-    rows = [_row(*key, part) for key, part in _pairs(records, base, score).groupby(["method", "name"])]
+    rows = [_row(part) for _, part in _pairs(records, base, score).groupby(["method", "name"])]
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("adjusted_p", "finding")])
     candidates = (table["seeds"] >= SEEDS_FOR_FINDING) & (table["name"] != table["base"])
     table["adjusted_p"] = holm(table["p_value"].where(candidates).to_numpy())
@@ -95,11 +95,11 @@ def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str
     return table[list(COLUMNS)]
 
 
-def _row(method: str, name: str, pairs: pd.DataFrame) -> tuple:
+def _row(pairs: pd.DataFrame) -> tuple:
     estimate, first = paired_t(pairs["difference"].to_numpy()), pairs.iloc[0]
     scores = (pairs["score"].mean(), pairs["score"].std())
     interval = (estimate.mean, estimate.low, estimate.high, estimate.p_value)
-    return (method, name, first["title"], first["base"], *scores, *interval, len(pairs))
+    return (first["method"], first["name"], first["title"], first["base"], *scores, *interval, len(pairs))
 
 
 def _pairs(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str) -> pd.DataFrame:

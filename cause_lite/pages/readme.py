@@ -10,20 +10,20 @@ from matplotlib.figure import Figure
 from cause_lite import checkpoints
 from cause_lite.datasets import load_split
 from cause_lite.lab import pictures
-from cause_lite.lab.comparison import summary
+from cause_lite.lab.comparison import captioned_tables
 from cause_lite.lab.runs import label_maps, name_clusters, read_config, score_segmenter
 from cause_lite.runtime.files import project_dir, read_json, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
 GALLERY_SCENES = [3, 11, 24, 40, 57, 90]
-TITLES = {"scenes": "`scenes` (200 validation images, 16 classes)", "camvid": "CamVid (233 test frames, 11 classes)"}
+SHOWN = ("scenes", "camvid")
 
 
 def results_block() -> str:
     """Return a Markdown table for each data set with records: mean ± sample standard deviation over seeds."""
     parts = []
-    for data, title in TITLES.items():
-        table = summary(read_json(project_dir() / "data" / "records" / f"{data}.json")["records"])
+    stored = [read_json(project_dir() / "data" / "records" / f"{data}.json")["records"] for data in SHOWN]
+    for title, table in (each for records in stored for each in captioned_tables(records)):
         lines = [f"**{title}**", "", "| method | mIoU, % | pixel accuracy, % | seeds |", "|---|---|---|---|"]
         for method, row in table.iterrows():
             cells = [

@@ -26,7 +26,7 @@ from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.lab import cost, reproduce
-from cause_lite.lab.comparison import scenes_records
+from cause_lite.lab.comparison import SEEDS, scenes_records
 from cause_lite.lab.recipes import HEADS, TABLES, recipe, rows
 from cause_lite.lab.runs import fitted_run, load_training
 from cause_lite.runtime import provenance
@@ -92,7 +92,7 @@ def _score(seed: int) -> None:
     get_reusable_executor().shutdown()  # else the CRF's idle workers would keep this process for minutes
 
 
-def fit_all(seeds: int = 3) -> None:
+def fit_all(seeds: int = SEEDS) -> None:
     """Fit and score what the pages show: two fits at a time, a thread each, which is faster than one on two threads."""
     first = recipe("scenes", HEADS[0])
     images = load_training(first).images  # before two processes would both render them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
+SPLITS = {"val": "validation images", "test": "test images"}
 SPREAD = (
     "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
     "choice of test images."
@@ -25,7 +27,7 @@ INTERVALS = (
 )
 
 
-def with_interval(row: object) -> str:
+def with_interval(row: Any) -> str:
     """Return a difference with its interval, such as `+1.2 (+0.3 to +2.1)`, or with the number of its seeds."""
     if row.seeds < SEEDS_FOR_INTERVAL:
         spread = f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
@@ -56,10 +58,24 @@ def _rows(table: pd.DataFrame) -> list:
     return list(table.itertuples(index=False))
 
 
-def devices(study: str, data: str) -> str:
-    """Return where the runs of each head ran, in words."""
-    ran = {(record["method"], device_of(record)) for record in studies.read_study(study, data).values()}
-    return ", ".join(f"{method} on {device}" for method, device in sorted(ran))
+def scored_on(study: str, data: str) -> str:
+    """Return which images a study scored and where the runs of each head ran, in words."""
+    records = studies.read_study(study, data).values()
+    splits = " and ".join(sorted({SPLITS[record["split"]] for record in records}))
+    ran = ", ".join(
+        f"{method} on {device}" for method, device in sorted({(r["method"], device_of(r)) for r in records})
+    )
+    return f"scored on {splits}; {ran}"
+
+
+def gains_text(gains: pd.DataFrame) -> str:
+    """Return a Markdown list of the differences of `comparison.gains`, and whether each is a finding."""
+    lines = [
+        f"* {row.method} against {row.base}: {with_interval(row)} mIoU over {row.seeds} seeds; "
+        f"{'a finding' if row.finding else 'no finding'}."
+        for row in _rows(gains)
+    ]
+    return "\n".join([*lines, "", INTERVALS])
 
 
 def findings(table: pd.DataFrame, unit: str = "mIoU") -> list[str]:
