@@ -98,6 +98,19 @@ def test_a_base_is_chosen_by_what_was_run():
     assert differences.to_dict() == pytest.approx({"clean": 0, "detached": 1, "released": 2})
 
 
+def test_a_base_of_more_seeds_counts_until_another_has_as_many():
+    """The first machine had no detached run; the second is not done."""
+
+    def base_of(name: str, run: set[str]) -> str:
+        return "detached" if name == "released" and "detached" in run else "clean"
+
+    first = records_of({"clean": [0.0] * 3, "released": [3.0] * 3})
+    for seeds, base, difference in ((2, "clean", 3), (3, "detached", 2)):
+        gains = {"clean": [0.0] * seeds, "detached": [1.0] * seeds, "released": [3.0] * seeds}
+        row = compared(first | records_of(gains, "a GPU", "2026-01-02"), base_of).set_index("name").loc["released"]
+        assert (row["base"], row["seeds"]) == (base, 3) and row["difference"] == pytest.approx(difference)
+
+
 def test_the_base_and_runs_of_few_seeds_do_not_count_in_the_correction():
     rng = np.random.default_rng(0)
     gains = {"clean": [0.0] * 5, "a": list(rng.normal(1, 1, 5)), "b": list(rng.normal(1, 1, 5)), "few": [1.0, 1.1, 0.9]}

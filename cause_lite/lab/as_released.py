@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from cause_lite import steps
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.datasets import Split
+from cause_lite.datasets.images import Lazy
 from cause_lite.head import Head
 from cause_lite.initialise import initial_probe
 from cause_lite.loop import Session, draw_selection, optimise
@@ -106,19 +108,24 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     with tempfile.TemporaryDirectory() as folder:
         outputs = partial(module_outputs, head, features, Path(folder))
         clusters = initial_probe(outputs, classes, config, session.generator).to(session.device)
-    losses = _fit_jointly(head, clusters, linear, features, train, session)
+    losses = _fit_jointly(head, clusters, linear, features, train.labels, session)
     return clusters, linear, {"as_released": losses}
 
 
 def _fit_jointly(
-    head: Head, clusters: ClusterProbe, linear: LinearProbe, features: PatchStore, train: Split, session: Session
+    head: Head,
+    clusters: ClusterProbe,
+    linear: LinearProbe,
+    features: PatchStore,
+    labels: np.ndarray | Lazy,
+    session: Session,
 ) -> list[float]:
+    """Train head, clusters and linear probe, all in place, and return the losses."""
     config = session.config
     head.requires_grad_(True).train()
     supervised = nn.ModuleList([head, linear])
-    rates = {"lr": config.head.learning_rate, "weight_decay": config.head.weight_decay}
     optimizers = [
-        torch.optim.Adam(supervised.parameters(), **rates),
+        torch.optim.Adam(supervised.parameters(), lr=config.head.learning_rate, weight_decay=config.head.weight_decay),
         torch.optim.Adam(clusters.parameters(), lr=config.probe.learning_rate),
     ]
 
@@ -127,9 +134,9 @@ def _fit_jointly(
             segments = head(batch)
         segments = segments.float()
         modular = configured_modularity_loss(draw_selection(batch, session)(segments), clusters.centres, config)
-        labels = torch.from_numpy(train.labels[numbers.numpy()]).to(session.device)
+        target = torch.from_numpy(labels[numbers.numpy()]).to(session.device)
         read = segments.detach() if config.probe.label_flow == "detached" else segments
-        return modular + supervised_loss(linear, read, labels)
+        return modular + supervised_loss(linear, read, target)
 
     modules = nn.ModuleList([supervised, clusters])
     learner = Learner(modules, optimizers, supervised, config.head.clip, config.probe.halve_every)

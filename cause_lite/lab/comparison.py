@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from cause_lite.backbones import Backbone, load_backbone
-from cause_lite.backbones.feature_store import cached_features, module_outputs
+from cause_lite.backbones.feature_store import PatchStore, cached_features, module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
@@ -115,9 +115,18 @@ def baseline_records(
         yield as_record(method, config, metrics, time.perf_counter() - start, supervised, test.split)
 
 
-def _views(backbone: Backbone | None, test: Split) -> baselines.TestFeatures:
-    if backbone is None:
+def training_features(segmenter: Segmenter, train: Split) -> PatchStore:
+    """Return the features (N, P, D) of a segmenter's backbone for the training images."""
+    return cached_features(_backbone_of(segmenter), train.images, "Training features")
+
+
+def _backbone_of(segmenter: Segmenter) -> Backbone:
+    if segmenter.backbone is None:
         raise UserError("the segmenter has no backbone; set `segmenter.backbone` to a loaded one")
+    return segmenter.backbone
+
+
+def _views(backbone: Backbone, test: Split) -> baselines.TestFeatures:
     return baselines.TestFeatures(
         cached_features(backbone, test.images, f"Features of {test.name}/{test.split}"),
         cached_features(backbone, flipped(test.images), "Features of the mirror images"),
@@ -145,7 +154,7 @@ def cause_records(config: FitConfig, train: Split, split: str, crf: bool) -> Ite
 
 def image_confusions(segmenter: Segmenter, test: Split) -> np.ndarray:
     """Return clusters by classes of each image of a split, (N, K, C), in pixels."""
-    views, labels, classes = _views(segmenter.backbone, test), label_maps(test), len(test.classes)
+    views, labels, classes = _views(_backbone_of(segmenter), test), label_maps(test), len(test.classes)
     parts = [slice(number, number + 1) for number in range(len(test))]
     return np.stack(
         [
@@ -160,8 +169,8 @@ def image_confusions(segmenter: Segmenter, test: Split) -> np.ndarray:
 def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, test: Split) -> Iterator[dict]:
     """Yield what else can be read off the same head: a probe trained by cosine, k-means, a logistic regression."""
     name, split, classes = CAUSE[config.head.kind], test.split, len(train.classes)
-    views, truth, backbone = _views(segmenter.backbone, test), label_maps(test), segmenter.backbone
-    features = cached_features(backbone, train.images, "Training features")
+    views, truth = _views(_backbone_of(segmenter), test), label_maps(test)
+    features = training_features(segmenter, train)
     by_cosine = config.replace({"probe.objective": "cosine"})
     device = segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:

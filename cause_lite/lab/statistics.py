@@ -71,8 +71,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str = "miou") -> pd.DataFrame:
     """Return each run's mean score and its paired difference from its base, a row a method and run.
 
-    A pair has one method, seed and device. Where a seed was run on several devices, the last
-    pair counts, and a row has pairs with one base alone. Holm's
+    A pair has one method, seed and device. Where devices differ in the base, that of the most
+    seeds counts; where a seed was run on several devices, the last pair counts. Holm's
     correction spans the differences of the table that have enough seeds for a finding.
 
     Parameters
@@ -117,9 +117,10 @@ def _pairs(records: dict[str, dict], base: str | Callable[[str, set[str]], str],
         bases.rename(columns={"name": "base", "score": "base_score"}), on=["method", "base", "seed", "device"]
     )
     pairs["difference"] = pairs["score"] - pairs["base_score"]
-    pairs = pairs.sort_values(["date", "seed"], ascending=False)
-    pairs = pairs.drop_duplicates(["method", "name", "seed"])
-    return pairs[pairs["base"] == pairs.groupby(["method", "name"])["base"].transform("first")]
+    pairs["pairs"] = pairs.groupby(["method", "name", "base"])["seed"].transform("nunique")
+    pairs = pairs.sort_values(["pairs", "date"], ascending=False)
+    pairs = pairs[pairs["base"] == pairs.groupby(["method", "name"])["base"].transform("first")]
+    return pairs.drop_duplicates(["method", "name", "seed"])
 
 
 def device_of(record: dict) -> str:

@@ -19,11 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.lab.as_released import WARNING
-from cause_lite.lab.comparison import CAUSE, as_record
+from cause_lite.lab.comparison import CAUSE, as_record, training_features
 from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import HEADS, ablations, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_training, score_segmenter
@@ -208,7 +207,7 @@ _HEAD_CHANGES = ("clip", "clip_with_labels")  # what the arms of the label study
 
 def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segmenter:
     """Return `base` with step 3 of another configuration; `base` itself is left as it is."""
-    features = cached_features(base.backbone, train.images, "Training features")
+    features = training_features(base, train)
     head = copy.deepcopy(base.head)
     with torch.random.fork_rng(devices=[]), deterministic(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
