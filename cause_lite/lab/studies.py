@@ -26,7 +26,7 @@ from cause_lite.lab.comparison import CAUSE, as_record, training_features
 from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import HEADS, ablations, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_training, score_segmenter
-from cause_lite.lab.statistics import UNKNOWN_CPU, compared
+from cause_lite.lab.statistics import UNKNOWN_CPU, compared, device_of
 from cause_lite.loop import Session
 from cause_lite.runtime import provenance
 from cause_lite.runtime.device import deterministic
@@ -151,19 +151,18 @@ def _label_arms(clean: FitConfig) -> Iterator[tuple[str, str, FitConfig, Relabel
     """Yield name, title, settings and change of the labels of each arm for one head and seed."""
     released = clean.replace({"probe.label_flow": "as_released"})
     in_clip = {"head.clip_with_labels": True}
-    yield CLEAN, "Clean: our step 3", clean, None
-    yield DETACHED, "The release's step 3, detached", clean.replace({"probe.label_flow": "detached"}), None
-    yield "as-released", "The release's step 3, all labels", released, None
-    yield "clip-with-labels", "Labels in step 2's clip, step 3 clean", clean.replace(in_clip), None
-    yield "both-as-released", "Labels in step 2's clip, the release's step 3", released.replace(in_clip), None
+    yield CLEAN, "Clean: labels reach the linear probe alone", clean, None
+    yield DETACHED, "As released, detached", clean.replace({"probe.label_flow": "detached"}), None
+    yield "as-released", "As released, all labels", released, None
+    yield "clip-with-labels", "Clean, with labels in step 2's clip", clean.replace(in_clip), None
+    yield "both-as-released", "As released, with labels in step 2's clip", released.replace(in_clip), None
     tight = clean.replace({"head.clip": TIGHT_CLIP})
-    yield "tight-clip", f"Step 2's clip at {TIGHT_CLIP}, without labels, step 3 clean", tight, None
-    yield "tight-clip-with-labels", f"Labels in step 2's clip at {TIGHT_CLIP}", tight.replace(in_clip), None
-    yield "permuted-images", "The release's step 3, labels of other images", released, permuted_images
-    yield "permuted-pixels", "The release's step 3, labels of other images and pixels", released, permuted_pixels
+    yield "tight-clip", f"Clean, step 2's clip at {TIGHT_CLIP}", tight, None
+    yield "tight-clip-with-labels", f"Clean, with labels in step 2's clip at {TIGHT_CLIP}", tight.replace(in_clip), None
+    yield "permuted-images", "As released, labels of other images", released, permuted_images
+    yield "permuted-pixels", "As released, labels of other images and pixels", released, permuted_pixels
     for share in SHARES:
-        title = f"The release's step 3, labels of {share:.0%} of the images"
-        yield f"share-{share:g}", title, released, keep(share)
+        yield f"share-{share:g}", f"As released, labels of {share:.0%} of the images", released, keep(share)
     for epochs in EPOCHS:
         for flow, config in (("clean", clean), ("as-released", released)):
             changed = config.replace({"probe.epochs": epochs})
@@ -190,6 +189,19 @@ def effects(study: str, data: str, score: str = "miou") -> pd.DataFrame:
     """
     records = {key: record for key, record in read_study(study, data).items() if not record["name"].endswith("-epochs")}
     return compared(records, label_base if study == "labels" else RECIPE, score)
+
+
+def epoch_records(data: str) -> dict[str, dict]:
+    """Return the label study's records of the sweep over epochs, and of the arms beside it on the same device."""
+    records = read_study("labels", data)
+    swept = {(r["method"], device_of(r)) for r in records.values() if r["name"].endswith("-epochs")}
+    beside = (CLEAN, "as-released")
+    return {
+        key: record
+        for key, record in records.items()
+        if (record["method"], device_of(record)) in swept
+        and (record["name"].endswith("-epochs") or record["name"] in beside)
+    }
 
 
 def _third_step(config: FitConfig, relabel: Relabel | None) -> dict:

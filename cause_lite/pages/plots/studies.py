@@ -18,12 +18,12 @@ FLOW_COLOURS = {"clean": BLUE, "as_released": ORANGE}
 def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure:
     """Draw each run's mean difference from its base with its interval, a panel a data set and a mark a method.
 
-    A difference whose interval leaves zero out is orange, any other blue.
+    A finding is orange, any other difference blue; below three seeds a difference has no interval.
 
     Parameters
     ----------
     studies
-        By data set: a frame with `title`, `method`, `difference`, `low` and `high`, as `studies.paired` returns.
+        By data set: a frame with `title`, `method`, `difference`, `low`, `high` and `finding`, as `studies.effects` returns.
     score
         What differs, for the axis; in points.
     """
@@ -32,7 +32,7 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
     marks = dict(zip(sorted({m for s in studies.values() for m in s["method"]}), ("o", "s", "^", "D"), strict=False))
     for axis, (data, study) in zip(axes[0], studies.items(), strict=True):
         for row in study.itertuples():
-            place, colour = names.index(row.title), BLUE if row.low <= 0 <= row.high else ORANGE
+            place, colour = names.index(row.title), ORANGE if row.finding else BLUE
             axis.plot([row.low, row.high], [place] * 2, color=colour, linewidth=1.5)
             axis.plot(row.difference, place, marker=marks[row.method], color=colour)
         axis.axvline(0, color=INK, linewidth=0.8)
