@@ -159,15 +159,15 @@ def released_state(segmenter: Segmenter) -> dict[str, Tensor]:
     for name, value in segmenter.head.state_dict().items():
         if name == "codebook":
             continue
-        theirs = inside + _released_name(name)
+        theirs = "query_pos" if name == "query_position" else inside + _released_name(name)
         tensor = _as_convolution(value) if name.startswith("reduce.") else value
         content |= {f"{head}.{theirs}": tensor.clone() for head in ("head", "head_ema")}
     return content
 
 
 def _released_name(name: str) -> str:
-    """Return the released name of a tensor of our head."""
+    """Return the released name of a tensor of one of our head's layers. Raises KeyError for another tensor."""
     for theirs, ours in _MODULE_NAMES.items():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
-    return "query_pos"
+    raise KeyError(name)
