@@ -71,13 +71,13 @@ def test_wide_features_are_scored_before_they_are_upsampled(dim, tmp_path, monke
     vectors = torch.randn(2, 16, dim, generator=rng)
     store = PatchStore(tmp_path / "x", (2, 16, dim), torch.float32, lambda which: vectors[which], "test")
     test, centres = baselines.TestFeatures(store, store), torch.randn(5, dim, generator=rng)
-    upsampled, plain = [], baselines._upsampled
+    upsampled, plain = [], baselines.enlarged
 
     def watched(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         upsampled.append(maps)
         return plain(maps, size)
 
-    monkeypatch.setattr(baselines, "_upsampled", watched)
+    monkeypatch.setattr(baselines, "enlarged", watched)
     scores = test.scores(slice(0, 2), (13, 13), lambda v: baselines.closeness(v, centres))
-    assert upsampled[0].shape[1] == (5 if dim >= baselines.WIDE else dim)
+    assert upsampled[0].shape[3] == (5 if dim >= baselines.WIDE else dim)
     assert torch.allclose(scores, baselines.closeness(test.maps(slice(0, 2), (13, 13)), centres), atol=1e-4)

@@ -107,8 +107,8 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def pixel_scores(patches: Tensor, size: tuple[int, int], affine: Callable[[Tensor], Tensor]) -> Tensor:
     """Return an affine function, (..., D) -> (..., K), of patches (B, h, w, D) scaled up: (B, H, W, K).
 
-    Bilinear weights add up to 1, so wide vectors are scored before they are enlarged: the same scores but for their last
-    bits. Narrow ones, cheap to enlarge, keep the order in which records were made.
+    Bilinear weights add up to 1, so wide vectors are scored before they are enlarged: the same scores but for their
+    last bits. Narrow ones, cheap to enlarge, keep the order in which records were made.
     """
     if patches.shape[3] < WIDE:
         return affine(enlarged(patches, size))
