@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import parso
@@ -59,7 +59,7 @@ PYTEST = (
 # The tests that a mutant of a module of cause_lite meets, the likeliest to notice first.
 TESTS = {
     "mediator": ("test_method.py", "test_reference.py"),
-    "frontdoor": ("test_method.py", "test_reference.py", "test_training.py"),
+    "frontdoor": ("test_method.py", "test_thresholds.py", "test_reference.py", "test_training.py"),
     "head": ("test_method.py", "test_reference.py"),
     "probe": ("test_method.py", "test_reference.py"),
     "metrics": ("test_method.py",),
@@ -252,45 +252,43 @@ def keep(results: dict[str, dict]) -> None:
     part.replace(RESULTS)
 
 
-def equivalents() -> dict[tuple[str, str], str]:
-    """Return the changes that no test can notice, by module and changed line, each with the reason."""
-    listed = yaml.safe_load(EQUIVALENT.read_text()) or []
-    return {(item["module"], item["after"]): item["reason"] for item in listed}
+def equivalents() -> dict[tuple[str, str, str], str]:
+    """Return the changes that no test can notice, by module, line and changed line, each with the reason."""
+    listed = yaml.safe_load(EQUIVALENT.read_text())
+    return {(item["module"], item["before"], item["after"]): item["reason"] for item in listed}
 
 
 def judge(mutants: list[Mutant]) -> list[dict]:
     """Return the result of each mutant: its lines, whether it was killed, and by which test."""
-    results = kept_results()
+    results, keys = kept_results(), [hashlib.sha256(mutant.source.encode()).hexdigest() for mutant in mutants]
     with working_copy() as copy:
         passed, said = run_tests(copy, tuple(dict.fromkeys(itertools.chain(*TESTS.values()))))
         if not passed:
             sys.exit(f"tests fail on the unchanged code; mend them first:\n{said}")
-        for number, mutant in enumerate(mutants, 1):
-            key = hashlib.sha256(mutant.source.encode()).hexdigest()
+        for number, (key, mutant) in enumerate(zip(keys, mutants, strict=True), 1):
             if key not in results:
                 place, unchanged = path_of(copy, mutant.module), path_of(ROOT, mutant.module).read_text()
                 place.write_text(mutant.source)
                 passed, said = run_tests(copy, TESTS[mutant.module])
                 place.write_text(unchanged)
-                about = {name: value for name, value in asdict(mutant).items() if name != "source"}
-                results[key] = about | {"name": mutant.name, "killed": not passed, "by": said}
+                results[key] = {"name": mutant.name, "killed": not passed, "by": said}
                 keep(results)
             mark = "killed" if results[key]["killed"] else "SURVIVED"
-            print(f"{number:>4} of {len(mutants)}: {mark:<8} {mutant.module}.py:{mutant.line}", flush=True)
-    return [results[hashlib.sha256(mutant.source.encode()).hexdigest()] for mutant in mutants]
+            print(f"{number:>4} of {len(mutants)}: {mark:<8} {mutant.name}", flush=True)
+    return [results[key] for key in keys]
 
 
-def report(found: list[dict]) -> float:
-    """Print the survivors and the score; return the share of the mutants killed, equivalent ones left out."""
-    reasons = equivalents()
-    survivors = [result for result in found if not result["killed"]]
-    same = [result for result in survivors if (result["module"], result["after"]) in reasons]
-    for result in survivors:
-        reason = reasons.get((result["module"], result["after"]))
-        print(f"\n{'equivalent: ' + reason if reason else 'survived'}\n  {result['name']}")
-    killed, counted = len(found) - len(survivors), len(found) - len(same)
-    print(f"\nmutation score: {killed} of {counted} killed, {100 * killed / counted:.1f} % ({len(same)} equivalent)")
-    return killed / counted
+def report(found: list[dict], same: list[tuple[Mutant, str]]) -> float:
+    """Print the equivalent mutants, the survivors and the score; return the share that was killed."""
+    for mutant, reason in same:
+        print(f"\nequivalent: {reason}\n  {mutant.name}")
+    survivors = [result["name"] for result in found if not result["killed"]]
+    for name in survivors:
+        print(f"\nsurvived\n  {name}")
+    share = 1 - len(survivors) / len(found)
+    print(f"\nmutation score: {len(found) - len(survivors)} of {len(found)} killed, {100 * share:.1f} %", end=" ")
+    print(f"({len(same)} equivalent mutants of the sample are not counted and not run)")
+    return share
 
 
 def main() -> None:
@@ -298,8 +296,10 @@ def main() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     gc.freeze()
-    wanted = [mutant for mutant in sample() if not sys.argv[1:] or mutant.module in sys.argv[1:]]
-    sys.exit(report(judge(wanted)) < WANTED)
+    reasons = equivalents()
+    drawn = [(mutant, reasons.get((mutant.module, mutant.before, mutant.after))) for mutant in sample()]
+    same = [(mutant, reason) for mutant, reason in drawn if reason]
+    sys.exit(report(judge([mutant for mutant, reason in drawn if not reason]), same) < WANTED)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from cause_lite.backbones import PatchStore
 from cause_lite.backbones.feature_store import module_outputs
 from cause_lite.datasets import Split
 from cause_lite.fast import contrast as fast_contrast
+from cause_lite.fast import modularity as fast_modularity
 from cause_lite.initialise import initial_codebook, initial_probe
 from cause_lite.loop import NotFiniteError, Session
 from cause_lite.runtime.files import UserError, read_torch
@@ -213,6 +214,15 @@ def test_the_form_of_the_losses_is_a_setting_and_changes_nothing(fast, tmp_path,
     assert losses == pytest.approx(head_of({"head.epochs": 3}, tmp_path)[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_form_of_the_modularity_is_a_setting(fast, tmp_path, monkeypatch):
+    called, form = [], fast_modularity.shared_concept
+    monkeypatch.setattr(fast_modularity, "shared_concept", lambda membership: called.append(True) or form(membership))
+    features = stored(torch.randn(4, 9, 6, generator=generator()), tmp_path)
+    steps.fit_clusterbook(features, session_of({"optimisation.fast_losses": fast, "optimisation.cell": 1}))
+    assert bool(called) is fast
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 def test_what_is_compiled_is_the_students_branches(compiled, tmp_path, monkeypatch):
     called = []
@@ -230,12 +240,12 @@ def test_outputs_of_a_head_are_those_of_its_evaluation(tmp_path):
 
 
 def test_a_linear_probe_of_unit_vectors_does_not_see_lengths(tmp_path):
-    """Each patch at ten times its length: the same probe of unit vectors, another one of the vectors themselves."""
+    """Each patch at another length: the same probe of unit vectors, another one of the vectors themselves."""
     vectors = torch.randn(4, 16, 6, generator=generator())
     labels = np.arange(4 * 16).reshape(4, 4, 4) % 3
     for unit in (True, False):
         found = []
-        for name, scale in (("a", 1), ("b", 10)):
+        for name, scale in (("a", 1), ("b", 1 + torch.arange(64.0).view(4, 16, 1))):
             probe, _ = steps.fit_linear_probe(stored(scale * vectors, tmp_path / name), labels, 3, session_of(), unit)
             found.append(probe.classify.weight)
         assert torch.allclose(*found, atol=1e-5) is unit

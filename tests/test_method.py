@@ -203,6 +203,23 @@ def test_a_pair_without_any_counted_key_is_finite():
     assert torch.isfinite(anchors.grad).all() and not anchors.grad[0].any()
 
 
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_an_image_of_few_pairs_counts(pairs):
+    """-log of a key's share among two, where one anchor has one positive, or each of two has."""
+    anchors, keys = torch.eye(2)[None], torch.eye(2)
+    positive = torch.eye(2, dtype=torch.bool) & (torch.arange(2) < pairs)
+    loss = frontdoor.info_nce(anchors, keys, positive, ~torch.eye(2, dtype=torch.bool), 0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_a_part_of_the_anchors_leaves_out_its_own_keys():
+    """Two processes, each with one image of two: the mean of their losses is the loss of both images."""
+    features, codebook = random(2, 5, 4), random(6, 4, seed=1)
+    student, teacher = random(2, 5, 7, seed=2), random(2, 5, 7, seed=3)
+    parts = [concept_contrastive_loss(features, codebook, student[i : i + 1], teacher, first=i) for i in range(2)]
+    torch.testing.assert_close(sum(parts) / 2, concept_contrastive_loss(features, codebook, student, teacher))
+
+
 # Heads.
 
 
@@ -353,6 +370,7 @@ def test_scores_by_hand():
 
 def test_clusters_beyond_the_classes_are_matched_to_none():
     metrics = scored([(2, 0, 5), (0, 1, 4), (1, 0, 3)], 2, 3)
+    assert metrics.confusion.tolist() == [[0, 4], [3, 0], [5, 0]] and metrics.confusion.dtype == torch.int64
     assert metrics.matching().tolist() == [1, -1, 0]
     scores = metrics.compute()
     assert scores["pacc"] == pytest.approx(100 * 9 / 12)

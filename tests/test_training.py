@@ -216,6 +216,10 @@ def test_rates_halve_after_whole_epochs(halving, rates, tmp_path):
     assert lengths(path) == pytest.approx([5 * rate for rate in rates])
 
 
+def test_a_single_epoch_has_one_rate(tmp_path):
+    assert lengths(walked(tmp_path, {}, lambda w: {"halve_every": 1})) == [5.0, 5.0]
+
+
 def test_every_optimiser_steps_at_its_own_rate(tmp_path):
     def learn(holder: nn.ParameterList) -> dict:
         return {"optimizers": [torch.optim.SGD(holder, lr=rate) for rate in (1.0, 0.5)], "halve_every": 1}
