@@ -49,7 +49,7 @@ class Views:
         return low + (high - low) * torch.rand(*shape, generator=self.generator, device=self.device)
 
     def numbers(self, step: int, count: int) -> Tensor:
-        """Return the photographs that step number `step` sees (count,): each once an epoch, in a new order each time."""
+        """Return the photographs that step `step` sees (count,): each once an epoch, in a new order each time."""
         steps = len(self.aspects) // count
         order = np.random.default_rng([self.seed, step // steps]).permutation(len(self.aspects))
         return torch.from_numpy(order[step % steps * count :][:count])

@@ -23,7 +23,8 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
     Parameters
     ----------
     studies
-        By data set: a frame with `title`, `method`, `difference`, `low`, `high` and `finding`, as `studies.effects` returns.
+        By data set: a frame with `title`, `method`, `difference`, `low`, `high` and `finding`, as `studies.effects`
+        returns.
     score
         What differs, for the axis; in points.
     """
