@@ -14,21 +14,24 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
-from cause_lite.backbones.feature_store import cached_features, module_outputs
+from cause_lite.backbones.feature_store import module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.config import FitConfig, ProbeConfig
 from cause_lite.lab.comparison import (
     CAUSE,
     COLOUR_KMEANS,
     FEATURE_KMEANS,
+    FULL_KMEANS,
+    LOGISTIC,
     SUPERVISED,
     as_record,
     baseline_records,
+    training_features,
 )
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.statistics import paired_t
 from cause_lite.lab.studies import Run, read_study, with_third_step
 from cause_lite.runtime.files import UserError
 
@@ -45,8 +48,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
 }
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
-SEEDS_FOR_INTERVAL = 3  # below this, no interval is given
 BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
+SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
 FLOWS = {
     "as-released": ("as_released", "step 3 as released: labels train the head"),
     "detached": ("detached", "step 3 as released, but labels do not reach the head"),
@@ -67,7 +70,7 @@ def configured(data: str, head: str, seed: int) -> FitConfig:
 
 
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
-    """Yield the runs of a data set: baselines and each head clean, seed by seed, then the head's other third steps."""
+    """Yield the runs of a data set: baselines and clean heads by seed, then other third steps, slow baselines last."""
     possible = get_args(ProbeConfig.model_fields["label_flow"].annotation)
     for head in heads:
         clean: dict[str, tuple[str, Callable[[FitConfig], dict]]] = {
@@ -84,6 +87,10 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
             for seed in range(seeds) if flow in possible else ():
                 config = configured(data, head, seed).replace({"probe.label_flow": flow})
                 yield Run(_named(name), title, config, partial(_other_third_step, config))
+    for seed in range(seeds):
+        config = configured(data, heads[0], seed)
+        for name, method in SLOW_BASELINES.items():
+            yield Run(_named(name), method, config, partial(_baseline, config, method))
 
 
 def summary(data: str) -> pd.DataFrame:
@@ -95,7 +102,10 @@ def summary(data: str) -> pd.DataFrame:
     """
     records = read_study(STUDY, data).values()
     base = {record["seed"]: record for record in records if record["name"] == _named(FEATURE_ARM)}
-    arms = {name: place for place, name in enumerate(map(_named, [*BASELINES, "clean", "head-kmeans", *FLOWS]))}
+    arms = {
+        name: place
+        for place, name in enumerate(map(_named, [*BASELINES, *SLOW_BASELINES, "clean", "head-kmeans", *FLOWS]))
+    }
     groups: dict[tuple[str, str], list[dict]] = {}
     for record in sorted(records, key=lambda record: (record["method"], arms[record["name"]])):
         groups.setdefault((record["name"], record["method"]), []).append(record)
@@ -105,19 +115,11 @@ def summary(data: str) -> pd.DataFrame:
         for score in ("miou", "pacc"):
             values = pd.Series([run[score] for run in runs])
             gains = np.array([run[score] - base[run["seed"]][score] for run in runs if run["seed"] in base])
-            low, high = _interval(gains)
-            row |= {score: values.mean(), f"{score}_std": values.std(), f"{score}_gain": gains.mean()}
-            row |= {f"{score}_low": low, f"{score}_high": high}
+            gain = paired_t(gains)
+            row |= {score: values.mean(), f"{score}_std": values.std(), f"{score}_gain": gain.mean}
+            row |= {f"{score}_low": gain.low, f"{score}_high": gain.high}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _interval(differences: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of paired differences (Student's t); NaN where there are too few."""
-    if len(differences) < SEEDS_FOR_INTERVAL or np.ptp(differences) == 0:
-        return np.nan, np.nan
-    interval = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return float(interval.low), float(interval.high)
 
 
 def table(data: str) -> pd.DataFrame:
@@ -129,7 +131,7 @@ def table(data: str) -> pd.DataFrame:
             spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
             line[f"{name}, %"] = f"{row[score]:.1f}{spread}"
             low, high = row[f"{score}_low"], row[f"{score}_high"]
-            interval = "" if np.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
+            interval = "" if np.isnan(low) or low == high else f" ({low:+.1f} to {high:+.1f})"
             line[f"gain, {name}"] = (
                 "" if row["arm"] == _named(FEATURE_ARM) else f"{row[f'{score}_gain']:+.1f}{interval}"
             )
@@ -164,7 +166,7 @@ def _clean(config: FitConfig) -> dict:
 def _head_kmeans(config: FitConfig) -> dict:
     """Return the record of k-means on the output of the clean head, in place of the cluster probe."""
     segmenter, train, start = fitted_segmenter(config), load_training(config), time.perf_counter()
-    features = cached_features(segmenter.backbone, train.images, "Training features")
+    features = training_features(segmenter, train)
     with tempfile.TemporaryDirectory() as folder:
         outputs = module_outputs(segmenter.head, features, Path(folder))
         centres = patch_kmeans(outputs, len(train.classes), config.seed)
