@@ -58,6 +58,12 @@ def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
     assert {"mlp_as_released", "tr_as_released"} <= keys
 
 
+def test_baselines_run_once_whatever_the_heads():
+    apart = [run.key for head in ("mlp", "tr") for run in photographs.photograph_runs("msrc", 1, (head,))]
+    together = [run.key for run in photographs.photograph_runs("msrc", 1)]
+    assert sorted(apart) == sorted(together)
+
+
 def test_another_data_set_is_refused_by_name():
     with pytest.raises(UserError, match="no data set 'scenes'; must be one of msrc, camvid"):
         next(photographs.photograph_runs("scenes", 1))

@@ -49,6 +49,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
 BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
+BASELINE_HEAD = "mlp"  # whose settings the records of baselines carry; they have no head
 SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
 FLOWS = {
     "as-released": ("as_released", "step 3 as released: labels train the head"),
@@ -79,7 +80,7 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
         }
         for seed in range(seeds):
             config = configured(data, head, seed)
-            for name, method in BASELINES.items() if head == heads[0] else ():
+            for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
                 yield Run(_named(name), method, config, partial(_baseline, config, method))
             for name, (title, work) in clean.items():
                 yield Run(_named(name), title, config, partial(work, config))
@@ -87,8 +88,8 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
             for seed in range(seeds) if flow in possible else ():
                 config = configured(data, head, seed).replace({"probe.label_flow": flow})
                 yield Run(_named(name), title, config, partial(_other_third_step, config))
-    for seed in range(seeds):
-        config = configured(data, heads[0], seed)
+    for seed in range(seeds) if BASELINE_HEAD in heads else ():
+        config = configured(data, BASELINE_HEAD, seed)
         for name, method in SLOW_BASELINES.items():
             yield Run(_named(name), method, config, partial(_baseline, config, method))
 
