@@ -24,7 +24,7 @@ class DataConfig(Settings):
     crops: Literal["none", "five", "double", "super"] = "five"  # of each training image; release, crop_dataset.py
     fit: Literal["centre", "squash"] = "centre"  # an image's centre square, or the whole image squashed to one
     resize: Literal["nearest", "bilinear"] = "nearest"  # release: nearest, for images too
-    clusters: Positive = 27  # how many to find in a folder of your own, which has no classes
+    clusters: Annotated[int, Field(ge=1, le=65_535)] | None = None  # to find in a folder; None: see folders.load_folder
     skip_bad: bool = False  # leave out images that cannot be read, and list them
 
 

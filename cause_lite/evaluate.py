@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel
 from cause_lite.segmenter import Segmenter
@@ -30,10 +30,10 @@ def evaluate(
     segmenter: Segmenter,
     features: PatchStore | Tensor,
     mirrored: PatchStore | Tensor | None,
-    labels: np.ndarray | Lazy,
+    labels: np.ndarray | LazyRows,
     num_classes: int,
     refine: Refinement | None = None,
-    images: np.ndarray | Lazy | None = None,
+    images: np.ndarray | LazyRows | None = None,
     batch_size: int = 20,
 ) -> dict[str, ClusterMetrics]:
     """Score a split; processes share the batches.
@@ -53,8 +53,10 @@ def evaluate(
         Metrics of the `cluster` probe, of the `linear` probe, a diagnostic, and, with a refinement, of the `crf`.
     """
     device = segmenter.codebook.device
-    names = ("cluster", "linear", "crf") if refine else ("cluster", "linear")
-    scores = {name: ClusterMetrics(num_classes).to(device) for name in names}
+    linear = segmenter.linear_probe.classify.out_features == num_classes  # it may have learned other classes, or none
+    counts = {"cluster": len(segmenter.cluster_probe.centres)} | ({"linear": num_classes} if linear else {})
+    counts |= {"crf": counts["cluster"]} if refine else {}
+    scores = {name: ClusterMetrics(num_classes, count).to(device) for name, count in counts.items()}
     process = parallel.processes()
     for start in range(0, len(features), batch_size)[process.process_index :: process.num_processes]:
         rows = slice(start, start + batch_size)
@@ -64,7 +66,8 @@ def evaluate(
         size = (target.shape[1], target.shape[2])
         similar = segmenter.similarities(maps, size)
         scores["cluster"].update(similar.argmax(1), target)
-        scores["linear"].update(predict_linear(maps, segmenter, size), target)
+        if linear:
+            scores["linear"].update(predict_linear(maps, segmenter, size), target)
         if refine and images is not None:
             scores["crf"].update(refine(similar, images[rows]).to(device), target)
     for score in scores.values():

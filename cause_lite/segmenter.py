@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite.backbones.backbone import Backbone
+from cause_lite.backbones.tiling import by_strips, largest, plan_tiles, tiled_maps
+from cause_lite.datasets.arrays import Reading, as_pictures, is_batch, label_type
 from cause_lite.head import Head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError
-
-STRIP = 2**18  # pixels whose similarities are computed at once
 
 
 class Segmenter(nn.Module):
@@ -59,30 +58,29 @@ class Segmenter(nn.Module):
         return self.cluster_probe.similarity(pixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def segment(self, image: UInt8[np.ndarray, "x y 3"]) -> UInt8[np.ndarray, "x y"]:
-        """Return the cluster of each pixel of an RGB image, 0..n-1.
+    def maps(self, image: UInt8[np.ndarray, "x y 3"], scale: float = 1.0) -> Float[Tensor, "1 r h w"]:
+        """Return the head's output for an RGB image, seen in tiles at `scale` times the scale of training."""
+        if (backbone := self.backbone) is None:
+            raise UserError("this segmenter has no backbone; set `segmenter.backbone = load_backbone(NAME)`")
+        tiling = plan_tiles(image.shape[:2], self.size, backbone.patch, scale)
+        both_views = lambda tiles: self.segment_features(backbone(tiles), backbone(tiles.flip(3)))  # noqa: E731
+        return tiled_maps(both_views, image, tiling, self.codebook.device)
 
-        The image is resized to the square that the segmenter was trained on; its map is scaled back, some rows at a
-        time, so that memory is some bytes a pixel whatever the number of clusters.
+    @torch.no_grad()
+    def segment(self, image: object, scale: float = 1.0, reading: Reading | None = None) -> np.ndarray:
+        """Return the cluster of each pixel, (H, W), or (N, H, W) of a batch; the type's last value is an ignored pixel.
+
+        `image` is whatever `datasets.arrays.as_picture` reads, or a batch of it; `reading` may name bands and a window.
+        The type is uint8 for up to 255 clusters, else uint16. Memory is some bytes a pixel however many there are.
 
         Raises
         ------
         UserError
-            When the segmenter has no backbone.
+            When the image cannot be read, the segmenter has no backbone or more than 65,535 clusters.
         """
-        if self.backbone is None:
-            raise UserError("this segmenter has no backbone; set `segmenter.backbone = load_backbone(NAME)`")
-        square = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
-        small = torch.from_numpy(np.array(square)).to(self.codebook.device).permute(2, 0, 1)[None].float() / 255
-        maps = self.segment_features(self.backbone(small), self.backbone(small.flip(3)))
-        return self._nearest(maps, (image.shape[0], image.shape[1])).cpu().numpy()
-
-    def _nearest(self, maps: Float[Tensor, "1 r h w"], size: tuple[int, int]) -> UInt8[Tensor, "x y"]:
-        """Return the nearest cluster of each pixel, upsampled to `size`, as one image."""
-        height, width = size
-        if height > width:
-            return self._nearest(maps.transpose(2, 3), (width, height)).T
-        tall = F.interpolate(maps, size=(height, maps.shape[3]), mode="bilinear", align_corners=False)
-        strips = tall.split(max(1, STRIP // width), dim=2)  # bilinear is separable: all rows first, then each strip
-        nearest = [self.similarities(strip, (strip.shape[2], width)).argmax(1)[0].to(torch.uint8) for strip in strips]
-        return torch.cat(nearest)
+        kind = label_type(len(self.cluster_probe.centres))
+        labels = []
+        for picture in as_pictures(image, reading):
+            nearest = by_strips(self.maps(picture.rgb, scale), picture.rgb.shape[:2], self.similarities, largest)
+            labels.append(picture.with_ignored(nearest.cpu().numpy().astype(kind)))
+        return np.stack(labels) if is_batch(image) else labels[0]

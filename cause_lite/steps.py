@@ -17,7 +17,7 @@ from cause_lite import frontdoor, mediator
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.head import Head, build_head, ema_update
@@ -143,7 +143,7 @@ def fit_cluster_probe(segments: PatchStore, num_classes: int, session: Session) 
 
 
 def fit_linear_probe(
-    segments: PatchStore, labels: np.ndarray | Lazy, num_classes: int, session: Session, unit: bool = False
+    segments: PatchStore, labels: np.ndarray | LazyRows, num_classes: int, session: Session, unit: bool = False
 ) -> tuple[LinearProbe, list[float]]:
     """Step 3's diagnostic: return a linear classifier of frozen vectors, and the losses. Labels are read here alone.
 
@@ -170,7 +170,7 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     linear, losses = LinearProbe(classes, session.config.head.reduced_dim).to(session.device), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         segments = module_outputs(head, features, Path(folder))
-        clusters, cluster_losses = fit_cluster_probe(segments, classes, session)
+        clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)
         if train.labels is not None:
             linear, losses = fit_linear_probe(segments, train.labels, classes, session)
     return clusters, linear, {"cluster": cluster_losses, "linear": losses}

@@ -19,7 +19,8 @@ from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
 from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.positions import resize_positions
 from cause_lite.backbones.vit import VitBackbone
-from cause_lite.datasets.images import Lazy, read_rgb
+from cause_lite.datasets.images import LazyRows, Squaring
+from cause_lite.datasets.readers import read_rgb
 from cause_lite.lab import rehearsal
 from cause_lite.runtime.files import UserError
 
@@ -69,13 +70,13 @@ def test_the_same_backbone_has_the_same_key():
     assert plain_backbone().fingerprint() == plain_backbone().fingerprint()
 
 
-def written(folder: Path, images: list[np.ndarray]) -> Lazy:
+def written(folder: Path, images: list[np.ndarray]) -> LazyRows:
     """Images as files 0.bmp, 1.bmp, ... that were all changed at the same time."""
     folder.mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{number}.bmp")
         os.utime(folder / f"{number}.bmp", ns=(10**18, 10**18))
-    return Lazy(tuple(sorted(folder.iterdir())), 16, read_rgb)
+    return LazyRows(tuple(sorted(folder.iterdir())), read_rgb, Squaring(16))
 
 
 @given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=3), others=st.lists(st.integers(0, 3), max_size=3))

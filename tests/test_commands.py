@@ -68,7 +68,8 @@ def test_images_of_every_kind_are_segmented(model, tmp_path, monkeypatch, capsys
     status, printed = call(monkeypatch, capsys, "segment", image, "--model", model, "--out", tmp_path / "out")
     assert status == 0, printed
     stem = Path(name).stem
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{stem}.labels.png", f"{stem}.overlay.png"]
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {f"{stem}.labels.png", f"{stem}.overlay.png", "legend.csv"}
     with Image.open(tmp_path / "out" / f"{stem}.labels.png") as labels:
         assert labels.size == (shape[1], shape[0]) and labels.mode == "L"
 
@@ -76,8 +77,10 @@ def test_images_of_every_kind_are_segmented(model, tmp_path, monkeypatch, capsys
 def bad_inputs(folder: Path) -> dict[str, Path]:
     (folder / "text.png").write_text("not an image")
     (folder / "empty.png").write_bytes(b"")
-    whole = saved(folder / "whole.png", "RGB", (50, 50, 3)).read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    whole = saved(folder / "whole.png", "RGB", (50, 50, 3))
+    content = whole.read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    whole.unlink()
     return {name: folder / f"{name}.png" for name in ("text", "empty", "cut", "absent")} | {"folder": folder}
 
 

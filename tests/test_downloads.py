@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cause_lite.datasets import downloads
-from cause_lite.datasets.downloads import Archive, download, unpack
+from cause_lite.datasets import downloads, sources
+from cause_lite.datasets.archives import Archive, unpack
+from cause_lite.datasets.downloads import download
 from cause_lite.runtime.files import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -195,15 +196,15 @@ def test_a_data_set_is_fetched_once_and_goes_on(server, tmp_path, monkeypatch):
     server.content = zipped(tmp_path / "made.zip", {"data/1.txt": b"one"}).read_bytes()
     second = server.url.replace("file", "second")
     archives = tuple(Archive(url, "", 10_000, 10, {"data/": f"{n}/"}) for n, url in enumerate((server.url, second)))
-    monkeypatch.setitem(downloads.ARCHIVES, "cocostuff", archives)
+    monkeypatch.setitem(sources.ARCHIVES, "cocostuff", archives)
     monkeypatch.setenv("CAUSE_DATA", str(tmp_path / "root"))
     server.breaks_after = [len(server.content), 20]
     with pytest.raises(UserError, match="same command again"):
-        downloads.fetch("cocostuff", print)
+        sources.fetch("cocostuff", print)
     assert len(server.asked) == 2
-    root = downloads.fetch("cocostuff", print)
+    root = sources.fetch("cocostuff", print)
     assert len(server.asked) == 3
     found = {str(p.relative_to(root)) for p in root.rglob("*.txt")}
     assert found == {"0/1.txt", "1/1.txt"}
-    downloads.fetch("cocostuff", print)
+    sources.fetch("cocostuff", print)
     assert len(server.asked) == 3

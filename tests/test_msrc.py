@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from cause_lite import datasets
-from cause_lite.datasets import downloads, msrc
-from cause_lite.datasets.downloads import unpack
+from cause_lite.datasets import msrc, sources
+from cause_lite.datasets.archives import unpack
 from cause_lite.runtime.files import UserError
 
 NAMES = ("1_1_s", "1_2_s", "1_3_s", "2_10_s", "2_11_s", "2_12_s")
@@ -122,7 +122,7 @@ def test_the_official_archive_is_unpacked_to_its_place(tmp_path, monkeypatch, to
     file, root = tmp_path / "msrc.zip", tmp_path / "MSRC"
     file.write_bytes(packed.getvalue())
     root.mkdir()
-    assert unpack(file, root, downloads.ARCHIVES["MSRC"][0]) == 2
+    assert unpack(file, root, sources.ARCHIVES["MSRC"][0]) == 2
     assert (root / "Images" / "1_1_s.bmp").read_text() == "Images/1_1_s.bmp"
 
 

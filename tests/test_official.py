@@ -154,3 +154,26 @@ def test_a_login_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("CAUSE_DATA", str(tmp_path))
     with pytest.raises(UserError, match=r"sign up at https://www\.cityscapes-dataset\.com"):
         datasets.prepare("cityscapes", print)
+
+
+@pytest.fixture
+def camvid_frame(tmp_path, monkeypatch):
+    """CamVid with one frame of 48 x 36 pixels in its training split."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path))
+    for name, shape, top in (("train", (36, 48, 3), 255), ("trainannot", (36, 48), 12)):
+        (tmp_path / "CamVid" / name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, top, shape).astype(np.uint8)).save(tmp_path / "CamVid" / name / "0.png")
+    return Image.open(tmp_path / "CamVid" / "train" / "0.png")
+
+
+def test_camvid_is_squared_as_asked(camvid_frame):
+    squashed = datasets.load_split("camvid", "train", 20, fit="squash", resize="nearest")
+    assert np.array_equal(squashed.images[0], np.asarray(camvid_frame.resize((20, 20), Image.Resampling.NEAREST)))
+    assert squashed.labels.shape == (1, 20, 20)
+    centre = datasets.load_split("camvid", "train", 36, resize="nearest")
+    assert np.array_equal(centre.images[0], np.asarray(camvid_frame)[:, 6:42])
+    bilinear, default = (datasets.load_split("camvid", "train", 20, resize=how) for how in ("bilinear", None))
+    assert np.array_equal(bilinear.images, default.images)
+    with pytest.raises(UserError, match=r"camvid: data\.crops must be 'none', not 'five'"):
+        datasets.load_split("camvid", "train", 20, crops="five")

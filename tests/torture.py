@@ -27,8 +27,10 @@ from safetensors.torch import save_file
 
 from cause_lite import checkpoints, datasets
 from cause_lite.backbones import load_backbone
-from cause_lite.datasets import downloads, scenes
-from cause_lite.datasets.images import read_ids, read_mat_ids, read_rgb
+from cause_lite.datasets import archives, scenes
+from cause_lite.datasets.label_table import read_codes, read_table
+from cause_lite.datasets.picture_files import read_picture
+from cause_lite.datasets.readers import read_ids, read_mat_ids, read_rgb
 from cause_lite.head import build_head
 from cause_lite.lab import recipes, rehearsal
 from cause_lite.pages import verify
@@ -131,6 +133,17 @@ def picture(name: str, mode: str) -> Callable[[Path], Path]:
 def label_map(folder: Path) -> Path:
     Image.fromarray(scenes.render(0, "train", 0).labels.astype(np.uint8)).save(folder / "labels.png")
     return folder / "labels.png"
+
+
+PICTURES = (
+    ("b.png", "RGBA"), ("b.png", "P"), ("b.jpg", "RGB"), ("b.tif", "RGB"), ("b.tif", "F"), ("b.tif", "CMYK"),
+    ("b.webp", "RGBA"), ("b.avif", "RGB"), ("b.gif", "P"), ("b.bmp", "RGB"),
+)  # fmt: skip
+
+
+def label_csv(folder: Path) -> Path:
+    (folder / "labels.csv").write_text("id,name,colour,ignore\n0,sky,#87ceeb,\n1,land,#8b4513,\n255,void,,yes\n")
+    return folder / "labels.csv"
 
 
 def stage_file(name: str) -> Callable[[Path], Path]:
@@ -237,7 +250,7 @@ def archive(kind: str) -> Callable[[Path], Path]:
 def reads_archive(path: Path) -> object:
     root = path.parent / "root"
     root.mkdir(exist_ok=True)
-    return downloads.unpack(path, root, downloads.Archive("", "", 10**6, 100, {"data/": ""}))
+    return archives.unpack(path, root, archives.Archive("", "", 10**6, 100, {"data/": ""}))
 
 
 def expected_file(folder: Path) -> Path:
@@ -276,6 +289,9 @@ def reads_weights(path: Path) -> object:
 
 COCO = "cocostuff/images/val2017/000000000001.jpg"
 TARGETS = [
+    *(Target(f"picture, {mode} {name}", picture(name, mode), read_picture) for name, mode in PICTURES),
+    Target("label map of any kind", label_map, read_codes),
+    Target("labels.csv", label_csv, read_table),
     Target("photograph, PNG", picture("a.png", "RGB"), read_rgb),
     Target("photograph, JPEG", picture("a.jpg", "RGB"), read_rgb),
     Target("photograph, WebP", picture("a.webp", "RGB"), read_rgb),

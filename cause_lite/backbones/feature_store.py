@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError, cache_dir, write_whole
 from cause_lite.runtime.progress import track
@@ -138,7 +138,7 @@ class CentredStore(PatchStore):
         return subtract(self._store[which], self._centre)
 
 
-def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) -> PatchStore:
+def cached_features(backbone: Backbone, images: np.ndarray | LazyRows, note: str) -> PatchStore:
     """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
 
     The file's name is a hash of the images' content and of everything in `backbone` that decides their features. Those
@@ -147,7 +147,7 @@ def cached_features(backbone: Backbone, images: np.ndarray | Lazy, note: str) ->
     if isinstance(backbone, CentredBackbone):
         return CentredStore(cached_features(backbone.plain, images, note), backbone.centre)
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
-    if isinstance(images, Lazy):
+    if isinstance(images, LazyRows):
         digest.update(images.fingerprint().encode())
     else:
         for start in range(0, len(images), 256):

@@ -164,7 +164,7 @@ def empty_segmenter(shape: SegmenterShape) -> Segmenter:
         build_head(shape.head, shape.dim, shape.reduced_dim, shape.num_patches, codebook),
         codebook,
         ClusterProbe(shape.num_classes, shape.reduced_dim),
-        LinearProbe(shape.num_classes, shape.reduced_dim),
+        LinearProbe(len(shape.classes) or shape.num_classes, shape.reduced_dim),
         size=shape.size,
         classes=tuple(shape.classes),
     )

@@ -24,13 +24,17 @@ def data(
     Downloads go to $CAUSE_DATA (or the cache), and go on where they were cut off.
     """
     from cause_lite import datasets
+    from cause_lite.datasets.folder_survey import survey
 
     datasets.prepare(name, console.print)
     if name == "photos":  # no split and no label to report
         return
     if datasets.is_folder(name):
+        found = survey(Path(name))
+        console.print(found.summary())
         loaded = datasets.load_split(name, "train", 64)
-        console.print(f"{name}: {len(loaded)} images, {'with' if loaded.labels is not None else 'without'} labels")
+        if loaded.labels is not None:
+            console.print(f"{len(loaded.classes)} classes: {', '.join(loaded.classes)}")
         return
     table = Table(title=f"{name}: share of labelled pixels, %")
     counted = datasets.class_shares(name)

@@ -19,7 +19,8 @@ def fit(
         str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")
     ] = None,
     clusters: Annotated[
-        int | None, typer.Option(help="Groups to find in a folder of images; 12 when left out.")
+        int | None,
+        typer.Option(help="Groups to find in a folder of images; as many as classes, or 12, when left out.", max=65535),
     ] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and list them.")] = False,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
@@ -32,12 +33,16 @@ def fit(
 
     `torchrun --nproc-per-node=2 -m cause_lite fit ...` shares the batches among processes.
     """
+    from cause_lite.datasets import is_folder
+    from cause_lite.datasets.folder_survey import survey
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import fit_to
 
     asked = {"data.clusters": clusters, "optimisation.precision": precision, "data.skip_bad": skip_bad or None}
     asked |= {"optimisation.compiled": compiled or None}
     changes = {name: value for name, value in asked.items() if value is not None} | settings_of(settings)
+    if is_folder(data):
+        console.print(survey(Path(data)).summary())
     fitted = fit_to(recipe(data, head, seed, backbone, changes), out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
     console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
@@ -59,17 +64,38 @@ def evaluate(
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Photographs: PNG, JPEG, ... of any size up to 100 megapixels.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Photographs of any kind and size up to 100 megapixels, or folders of them.")
+    ],
     model: Annotated[
         str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")
     ] = "scenes",
     out: Out = Path("segments"),
+    scale: Annotated[
+        float, typer.Option(help="Times the scale of training; above 1, details count more.", min=0.05, max=64)
+    ] = 1.0,
+    crf: Annotated[bool, typer.Option(help="Refine with the dense CRF (slow; needs pydensecrf2).")] = False,
+    confidence: Annotated[
+        bool, typer.Option(help="Write NAME.confidence.png too: the margin between the two nearest clusters.")
+    ] = False,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Values to show as black and white; by percentiles when left out."),
+    ] = None,
+    bands: Annotated[str | None, typer.Option(help="Bands to show as red, green and blue, such as 3,2,1.")] = None,
+    frame: Annotated[int | None, typer.Option(help="Which image of a stack or an animation, from 1.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image)."""
-    from cause_lite.lab.segmenting import segment_files
+    """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image).
 
-    for written in segment_files(images, model, out, device):
+    `legend.csv` names the colours. The images of a folder keep their paths within it. What cannot be read is listed
+    at the end, with exit status 1; the rest is done.
+    """
+    from cause_lite.datasets.arrays import Reading, parse_bands
+    from cause_lite.lab.segmenting import Segmenting, segment_files
+
+    how = Segmenting(scale, crf, confidence, Reading(window, parse_bands(bands), frame))
+    for written in segment_files(images, model, out, device, how, console.print):
         console.print(str(written))
 
 

@@ -1,17 +1,16 @@
-"""Images and label maps of any number, read from their files when they are asked for: squared, cropped, mirrored."""
+"""Images and label maps of any number, read from their files when they are asked for: cropped, squared, mirrored."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -19,15 +18,23 @@ from cause_lite.runtime.content import content_hash
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.progress import track
 
-MOST_PIXELS = 100_000_000
 CROP_SIZES = {"none": (), "five": (0.5,), "double": (0.5, 0.8), "super": (0.3, 0.4, 0.5, 0.6, 0.7)}
+LONGEST = 16  # times its width: a longer strip is cut before it is scaled
 RESIZE = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image, or of its mirror image: `ratio` of its sides, at a corner (0 to 3, row by row) or the
-    centre (4).
+    """A part of an image, or of its mirror image.
+
+    Parameters
+    ----------
+    ratio
+        The crop's sides over the image's.
+    place
+        A corner (0 to 3, row by row) or the centre (4).
+    mirrored
+        Whether the image is mirrored first.
     """
 
     ratio: float
@@ -35,6 +42,7 @@ class Crop:
     mirrored: bool
 
     def cut(self, image: Image.Image) -> Image.Image:
+        """Return that part of an image."""
         image = tv.horizontal_flip(image) if self.mirrored else image
         width, height = (int(side * self.ratio) for side in image.size)
         if self.place == 4:
@@ -44,41 +52,100 @@ class Crop:
         return image.crop((left, top, left + width, top + height))
 
 
+@lru_cache
 def crops_of(kind: str) -> tuple[Crop | None, ...]:
-    """The crops that training makes of each image, as the release's crop_dataset.py does, without files of their own.
+    """Return the crops that training makes of each image, as the release's crop_dataset.py writes them to files.
 
-    none: the image; five: corners and centre at half size; double, super: those and their mirror images, at
-    two and five sizes.
+    Parameters
+    ----------
+    kind
+        none: the image itself; five: corners and centre at half size; double, super: those and their mirror images,
+        at two and at five sizes.
     """
     mirrors = (False,) if kind == "five" else (False, True)
-    cut = [Crop(ratio, place, mirror) for ratio in CROP_SIZES[kind] for mirror in mirrors for place in range(5)]
-    return tuple(cut) or (None,)
+    crops = [Crop(ratio, place, mirror) for ratio in CROP_SIZES[kind] for mirror in mirrors for place in range(5)]
+    return tuple(crops) or (None,)
 
 
 @dataclass(frozen=True)
-class Lazy:
-    """What an array (N, size, size[, 3]) would hold, read on demand: `len`, `shape`, and rows by number or slice.
+class Squaring:
+    """How an image becomes squares.
 
-    `read` turns a file into an image; `fit` is "centre" (shorter side to `size`, then the centre square) or
-    "squash". Rows run over images, and within an image over its crops. With `classes`, values are label ids
-    and rows are class numbers, int16, -1 where the table has none.
+    Parameters
+    ----------
+    size
+        Pixels a side.
+    crops
+        Which crops are taken of it first; see `crops_of`.
+    fit
+        centre: the shorter side is scaled to `size` and the centre square cut out; squash: both sides are scaled.
+    resize
+        How colours are scaled, nearest or bilinear; label ids take the nearest pixel.
     """
 
-    files: tuple[Path, ...]
     size: int
-    read: Callable[[Path], Image.Image]
+    crops: str = "none"
     fit: str = "centre"
     resize: str = "nearest"
-    crops: tuple[Crop | None, ...] = (None,)
+
+    def square(self, image: Image.Image, labels: bool = False) -> Image.Image:
+        """Return the square of an image or crop."""
+        how = RESIZE["nearest" if labels else self.resize]
+        image = self._without_ends(image) if self.fit == "centre" else image
+        if self.fit == "squash":
+            return tv.resize(image, [self.size, self.size], how)
+        return tv.center_crop(tv.resize(image, [self.size], how), [self.size, self.size])
+
+    @staticmethod
+    def _without_ends(image: Image.Image) -> Image.Image:
+        """Cut a strip to its middle before it is scaled, so that memory does not grow with its length."""
+        short, long = sorted(image.size)
+        if long <= LONGEST * short:
+            return image
+        width, height = (min(side, LONGEST * short) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class LazyRows:
+    """An array (N, size, size[, 3]) whose rows are read from files on demand, by number or slice.
+
+    Rows run over files, and within a file over its crops.
+
+    Parameters
+    ----------
+    files
+        The images' files, or the label maps'; None for a label map that is not there, all of whose pixels are ignored.
+    read
+        Turns a file into an image.
+    squaring
+        How that becomes squares.
+    mirrored
+        Whether rows are mirrored.
+    classes
+        For label maps: the class number of each id (-1: ignored). Rows are then class numbers, int16.
+    """
+
+    files: tuple[Path | None, ...]
+    read: Callable[[Path], Image.Image]
+    squaring: Squaring
     mirrored: bool = False
     classes: np.ndarray | None = None
+
+    @property
+    def crops(self) -> tuple[Crop | None, ...]:
+        """The crops of each file."""
+        return crops_of(self.squaring.crops)
 
     def __len__(self) -> int:
         return len(self.files) * len(self.crops)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), self.size, self.size) + (() if self.classes is not None else (3,))
+        """The shape that the array would have."""
+        size = self.squaring.size
+        return (len(self), size, size) + (() if self.classes is not None else (3,))
 
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         numbers = np.arange(len(self))[which]
@@ -90,143 +157,65 @@ class Lazy:
         return np.stack(rows) if rows else np.empty((0, *self.shape[1:]), kind)
 
     def name(self, number: int) -> str:
-        """The file of a row, and which of its crops it is where there are several."""
+        """Return the file of a row, and which of its crops it is where there are several."""
         file, crop = self.files[number // len(self.crops)], number % len(self.crops)
         return f"{file}, crop {crop}" if len(self.crops) > 1 else str(file)
 
     def _row(self, number: int) -> np.ndarray:
-        image, crop = self.read(self.files[number // len(self.crops)]), self.crops[number % len(self.crops)]
-        image = crop.cut(image) if crop else image
-        labels = self.classes is not None
-        how = RESIZE["nearest" if labels else self.resize]
-        if self.fit == "squash":
-            image = tv.resize(image, [self.size, self.size], how)
-        else:
-            image = tv.center_crop(tv.resize(image, [self.size], how), [self.size, self.size])
-        values = np.asarray(tv.horizontal_flip(image) if self.mirrored else image)
-        return self._classes(values, number) if labels else values
+        file, crop = self.files[number // len(self.crops)], self.crops[number % len(self.crops)]
+        if file is None:
+            return np.full(self.shape[1:], -1, np.int16)
+        image = self.read(file)
+        square = self.squaring.square(crop.cut(image) if crop else image, labels=self.classes is not None)
+        values = np.asarray(tv.horizontal_flip(square) if self.mirrored else square)
+        return values if self.classes is None else self._class_numbers(values, self.classes)
 
-    def _classes(self, ids: np.ndarray, number: int) -> np.ndarray:
-        known = (ids >= 0) & (ids < len(self.classes))
-        return np.where(known, self.classes[np.where(known, ids, 0)], -1).astype(np.int16)
+    @staticmethod
+    def _class_numbers(ids: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        known = (ids >= 0) & (ids < len(classes))
+        return np.where(known, classes[np.where(known, ids, 0)], -1).astype(np.int16)
 
-    def only(self, kept: np.ndarray) -> Lazy:
-        """The rows of those files that `kept` (one bool a file) marks."""
+    def only(self, kept: np.ndarray) -> LazyRows:
+        """Return the rows of the files that `kept` (one bool a file) marks."""
         return replace(self, files=tuple(f for f, k in zip(self.files, kept, strict=True) if k))
 
-    def flipped(self) -> Lazy:
-        """The mirror images."""
+    def flipped(self) -> LazyRows:
+        """Return the mirror images."""
         return replace(self, mirrored=not self.mirrored)
 
     def fingerprint(self) -> str:
-        """Return a hash of every file's content and of how files become rows, as hexadecimal digits."""
-        about = (self.size, self.fit, self.resize, self.crops, self.mirrored, self.read.__qualname__)
-        digest = hashlib.sha256(repr(about).encode())
+        """Return a hash of the files' content and of how it becomes rows; names and times do not count."""
+        digest = hashlib.sha256(repr((self.squaring, self.mirrored, _described(self.read))).encode())
         with ThreadPoolExecutor() as readers:
-            for of_file in readers.map(content_hash, self.files):
-                digest.update(of_file)
+            for content in readers.map(lambda file: b"" if file is None else content_hash(file), self.files):
+                digest.update(content + b"\n")
         return digest.hexdigest()
 
 
-def readable(images: Lazy, labels: Lazy | None) -> tuple[np.ndarray, list[str]]:
-    """Which files can be read, with their labels and at equal sizes, and what is wrong with each that can not."""
+def _described(read: Callable) -> str:
+    """Return a reader's name and arguments, the same in every process."""
+    if isinstance(read, partial):
+        return f"{_described(read.func)} {read.args} {sorted(read.keywords.items())}"
+    return f"{read.__module__}.{read.__qualname__}"
 
-    def wrong(number: int) -> str | None:
+
+def find_unreadable(images: LazyRows, labels: LazyRows | None) -> list[str | None]:
+    """Read every file once, and say of each what is wrong with it or with its labels; None: nothing."""
+
+    def check(number: int) -> str | None:
         try:
-            seen = images.read(images.files[number])
-            if labels is not None and labels.read(labels.files[number]).size != seen.size:
-                return f"{labels.files[number]}: its size is not that of {images.files[number]}"
+            for rows in (images, labels):
+                file = rows.files[number] if rows is not None else None
+                if rows is not None and file is not None:
+                    rows.read(file)
         except UserError as error:
             return str(error)
         return None
 
     with ThreadPoolExecutor() as readers:
-        found = list(track(readers.map(wrong, range(len(images.files))), "Checking images", total=len(images.files)))
-    return np.array([reason is None for reason in found], dtype=bool), [reason for reason in found if reason]
+        return list(track(readers.map(check, range(len(images.files))), "Checking images", total=len(images.files)))
 
 
-def flipped(images: np.ndarray | Lazy) -> np.ndarray | Lazy:
-    """The mirror images of (N, H, W, 3)."""
-    return images.flipped() if isinstance(images, Lazy) else images[:, :, ::-1]
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """An image file as RGB; 16-bit, grey, palette, CMYK and transparent ones are converted.
-
-    Raises UserError when the file is absent, no image, damaged, or larger than 100 megapixels.
-    """
-    with _opened(path) as image:
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            levels = np.asarray(image, dtype=np.float64)
-            top = 65535 if image.mode != "F" else max(float(np.nanmax(levels)), 1e-9)
-            grey = (np.clip(np.nan_to_num(levels) / top, 0, 1) * 255).astype(np.uint8)
-            return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))
-        return image.convert("RGB")
-
-
-def read_ids(path: Path) -> Image.Image:
-    """A label file whose pixel values are ids: grey of 8 or 16 bits, or a palette, whose numbers are kept."""
-    with _opened(path) as image:
-        if image.mode not in ("L", "P", "1", "I", "I;16"):
-            raise UserError(f"{path}: a label map is grey or has a palette; this one is {image.mode}")
-        ids = np.asarray(image)
-        return Image.fromarray(ids.astype(np.int32) if ids.dtype != np.uint8 else ids)
-
-
-def read_mat_rgb(path: Path) -> Image.Image:
-    """Potsdam: a .mat file's `img` (H, W, 4) uint8, its first three channels."""
-    return Image.fromarray(np.ascontiguousarray(_mat(path, "img", 3)[..., :3].astype(np.uint8)))
-
-
-def read_mat_ids(path: Path) -> Image.Image:
-    """Potsdam: a .mat file's `gt` (H, W)."""
-    return Image.fromarray(_mat(path, "gt", 2).astype(np.int32))
-
-
-def _mat(path: Path, key: str, dims: int) -> np.ndarray:
-    try:
-        value = scipy.io.loadmat(path, variable_names=[key])[key]
-    except Exception as error:  # scipy raises many kinds on damaged bytes
-        raise UserError(f"{path}: is not a MATLAB file with `{key}` ({type(error).__name__})") from error
-    if value.ndim != dims or value.dtype.kind not in "uif":
-        raise UserError(f"{path}: `{key}` has shape {value.shape} and type {value.dtype}")
-    return value
-
-
-class _opened:  # noqa: N801
-    """An opened image within a `with`; every way that it can fail becomes one UserError naming the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def __enter__(self) -> Image.Image:
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                self._image = Image.open(self.path)
-                if self._image.width * self._image.height > MOST_PIXELS:
-                    raise UserError(
-                        f"{self.path}: {self._image.width} x {self._image.height} pixels are more than "
-                        f"{MOST_PIXELS:,}; scale it down"
-                    )
-                self._image.load()
-        except UserError:
-            self._image.close()
-            raise
-        except Exception as error:
-            raise self._named(error) from error
-        return self._image
-
-    def __exit__(self, kind, error, trace) -> None:
-        self._image.close()
-        if error is not None and not isinstance(error, UserError) and isinstance(error, Exception):
-            raise self._named(error) from error
-
-    def _named(self, error: Exception) -> UserError:
-        if isinstance(error, UnidentifiedImageError):
-            return UserError(f"{self.path}: is not an image that Pillow can read")
-        if isinstance(error, Image.DecompressionBombError):
-            return UserError(f"{self.path}: has more than {MOST_PIXELS:,} pixels; scale it down")
-        return UserError(f"{self.path}: is damaged or not readable ({str(error) or type(error).__name__})")
+def flipped(images: np.ndarray | LazyRows) -> np.ndarray | LazyRows:
+    """Return the mirror images of (N, H, W, 3)."""
+    return images.flipped() if isinstance(images, LazyRows) else images[:, :, ::-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cause_lite.datasets.images import read_rgb
+from cause_lite.datasets.readers import read_rgb
 from cause_lite.runtime.files import UserError
 
 FOLDER = "MSRC"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from cause_lite.datasets import msrc
-from cause_lite.datasets.images import read_ids, read_mat_ids, read_mat_rgb, read_rgb
-from cause_lite.runtime.files import UserError
+from cause_lite.datasets.images import LazyRows, Squaring
+from cause_lite.datasets.readers import read_ids, read_mat_ids, read_mat_rgb, read_rgb
+from cause_lite.datasets.split import Split
+from cause_lite.runtime.files import UserError, data_dir
 
 TAXONOMIES = json.loads((Path(__file__).parent / "taxonomies.json").read_text(encoding="utf-8"))
 Pairs = list[tuple[Path, Path]]
@@ -26,8 +28,21 @@ Pairs = list[tuple[Path, Path]]
 
 @dataclass(frozen=True)
 class Official:
-    """A benchmark: its folder under the data root, its class names, the class of each label id (-1: ignored),
-    and for each split what lists its (image, label) files, with how many there are officially (None: not known).
+    """A benchmark.
+
+    Parameters
+    ----------
+    folder
+        Its folder under the data root.
+    classes
+        The class names, by class number.
+    class_of_id
+        The class number of each label id, -1 where ignored.
+    splits
+        For each split a function from the folder to its (image, label) files, and their official number (None: not
+        known).
+    read_image, read_label
+        How a file is read.
     """
 
     folder: str
@@ -38,7 +53,13 @@ class Official:
     read_label: Callable[[Path], Image.Image] = read_ids
 
     def files(self, name: str, split: str, root: Path) -> Pairs:
-        """The (image, label) files of a split. Raises UserError naming the first that is absent."""
+        """Return the (image, label) files of a split.
+
+        Raises
+        ------
+        UserError
+            Naming the first file that is absent.
+        """
         pairs = self.splits[split][0](root / self.folder)
         if not pairs:
             raise UserError(f"{name}: no images of {split} under {root / self.folder}; run `cause-lite data {name}`")
@@ -50,7 +71,7 @@ class Official:
 
 
 def _listed(path: Path) -> list[str]:
-    """The names in a list file, a line each. Raises UserError when it is absent, damaged, or leads elsewhere."""
+    """Return the names in a list file, a line each. Raises UserError when it is absent, damaged, or leads elsewhere."""
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -73,8 +94,10 @@ def _coco(part: str, curated: str) -> Callable[[Path], Pairs]:
 def _cityscapes(split: str) -> Callable[[Path], Pairs]:
     def files(root: Path) -> Pairs:
         found = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
-        label = lambda f: f"{f.name.removesuffix('_leftImg8bit.png')}_gtFine_labelIds.png"  # noqa: E731
-        return [(f, root / "gtFine" / split / f.parent.name / label(f)) for f in found]
+        return [(file, root / "gtFine" / split / file.parent.name / label(file)) for file in found]
+
+    def label(file: Path) -> str:
+        return f"{file.name.removesuffix('_leftImg8bit.png')}_gtFine_labelIds.png"
 
     return files
 
@@ -98,7 +121,7 @@ def _potsdam(*lists: str) -> Callable[[Path], Pairs]:
 
 
 def _coco_names(name: str) -> tuple[str, ...]:
-    """Class names of a map from COCO's ids: things by their category (id + 1), stuff from 91 on."""
+    """Return the class names of a map from COCO's ids: things by their category (id + 1), stuff from 91 on."""
     things = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     by_id = [*things[1:], "N/A", *TAXONOMIES["stuff"]]
     names = {}
@@ -115,30 +138,62 @@ def _coco_set(name: str, val: str, count: int | None) -> Official:
     return Official("cocostuff", names, np.array(TAXONOMIES[name]["class_of_id"]), splits)
 
 
+def load_official(name: str, split: str, squaring: Squaring) -> Split:
+    """Return a benchmark's split; crops are taken of training images alone.
+
+    Raises
+    ------
+    UserError
+        When files are missing.
+    """
+    about = OFFICIAL[name]
+    images, labels = zip(*about.files(name, split, data_dir()), strict=True)
+    squaring = squaring if split.startswith("train") else replace(squaring, crops="none")
+    return Split(
+        name,
+        split,
+        about.classes,
+        LazyRows(images, about.read_image, squaring),
+        LazyRows(labels, about.read_label, squaring, classes=about.class_of_id),
+    )
+
+
 OFFICIAL = {
     "cocostuff27": _coco_set("cocostuff27", "Coco164kFull_Stuff_Coarse_7.txt", 2_175),
     "coco81": _coco_set("coco81", "Coco164kFull_Stuff_Coarse.txt", None),
     "coco171": _coco_set("coco171", "Coco164kFull_Stuff_Coarse.txt", None),
     "cityscapes": Official(
-        "cityscapes", tuple(c.name for c in Cityscapes.classes if 7 <= c.id <= 33),
-        np.maximum(np.arange(34) - 7, -1),
-        {"train": (_cityscapes("train"), 2_975), "val": (_cityscapes("val"), 500)},
+        folder="cityscapes",
+        classes=tuple(c.name for c in Cityscapes.classes if 7 <= c.id <= 33),
+        class_of_id=np.maximum(np.arange(34) - 7, -1),
+        splits={"train": (_cityscapes("train"), 2_975), "val": (_cityscapes("val"), 500)},
     ),
     "pascalvoc": Official(
-        "pascalvoc", tuple(FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]), np.arange(21),
-        {"train": (_voc("train"), 1_464), "trainaug": (_voc("trainaug"), 10_582), "val": (_voc("val"), 1_449)},
+        folder="pascalvoc",
+        classes=tuple(FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]),
+        class_of_id=np.arange(21),
+        splits={
+            "train": (_voc("train"), 1_464),
+            "trainaug": (_voc("trainaug"), 10_582),
+            "val": (_voc("val"), 1_449),
+        },
     ),
     "potsdam3": Official(
-        "potsdam", ("roads and cars", "buildings and clutter", "vegetation and trees"), np.array([0, 1, 2, 2, 0, 1]),
-        {
+        folder="potsdam",
+        classes=("roads and cars", "buildings and clutter", "vegetation and trees"),
+        class_of_id=np.array([0, 1, 2, 2, 0, 1]),
+        splits={
             "train": (_potsdam("unlabelled_train", "labelled_train"), 7_695),
             "val": (_potsdam("labelled_test"), 855),
         },
-        read_mat_rgb, read_mat_ids,
+        read_image=read_mat_rgb,
+        read_label=read_mat_ids,
     ),
     "msrc": Official(
-        msrc.FOLDER, msrc.CLASSES, msrc.CLASS_OF_ID,
-        {split: (msrc.split_files(split), count) for split, (_, count) in msrc.SPLITS.items()},
+        folder=msrc.FOLDER,
+        classes=msrc.CLASSES,
+        class_of_id=msrc.CLASS_OF_ID,
+        splits={split: (msrc.split_files(split), count) for split, (_, count) in msrc.SPLITS.items()},
         read_label=msrc.read_mask,
     ),
-}  # fmt: skip
+}

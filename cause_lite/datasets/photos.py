@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from cause_lite.datasets.downloads import Archive, fetch_archive
+from cause_lite.datasets.archives import Archive, fetch_archive
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, locked, read_json, write_json, write_whole
 from cause_lite.runtime.progress import track
 

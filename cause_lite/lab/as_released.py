@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from cause_lite import steps
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.datasets import Split
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.head import Head
 from cause_lite.initialise import initial_probe
 from cause_lite.loop import Session, draw_selection, optimise
@@ -117,7 +117,7 @@ def _fit_jointly(
     clusters: ClusterProbe,
     linear: LinearProbe,
     features: PatchStore,
-    labels: np.ndarray | Lazy,
+    labels: np.ndarray | LazyRows,
     session: Session,
 ) -> list[float]:
     """Train head, clusters and linear probe, all in place, and return the losses."""

@@ -20,7 +20,7 @@ from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.backbones.kmeans import kmeans, patch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.lab.runs import label_maps
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
@@ -116,7 +116,7 @@ def pixel_scores(patches: Tensor, size: tuple[int, int], affine: Callable[[Tenso
 
 
 def score_feature_kmeans(
-    train: PatchStore, test: TestFeatures, labels: np.ndarray | Lazy, classes: int, seed: int
+    train: PatchStore, test: TestFeatures, labels: np.ndarray | LazyRows, classes: int, seed: int
 ) -> ClusterMetrics:
     """Score mini-batch k-means (the best of 5 starts) on unit features (N, P, D), by which the cluster probe starts.
 
@@ -127,7 +127,7 @@ def score_feature_kmeans(
 
 
 def score_full_kmeans(
-    train: PatchStore, test: TestFeatures, labels: np.ndarray | Lazy, classes: int, seed: int
+    train: PatchStore, test: TestFeatures, labels: np.ndarray | LazyRows, classes: int, seed: int
 ) -> ClusterMetrics:
     """Score full k-means (Lloyd's algorithm, the best of 10 starts) on unit features (N, P, D), with unit centres.
 
@@ -141,9 +141,9 @@ def score_full_kmeans(
 
 def score_supervised(
     train: PatchStore,
-    train_labels: np.ndarray | Lazy,
+    train_labels: np.ndarray | LazyRows,
     test: TestFeatures,
-    labels: np.ndarray | Lazy,
+    labels: np.ndarray | LazyRows,
     classes: int,
     config: FitConfig,
 ) -> ClusterMetrics:
@@ -160,9 +160,9 @@ def score_supervised(
 
 def score_logistic(
     train: PatchStore,
-    train_labels: np.ndarray | Lazy,
+    train_labels: np.ndarray | LazyRows,
     patches: Patches,
-    labels: np.ndarray | Lazy,
+    labels: np.ndarray | LazyRows,
     classes: int,
     seed: int,
 ) -> ClusterMetrics:
@@ -193,7 +193,7 @@ def score_logistic(
     return _scored(lambda vectors: vectors @ weight.T + bias, patches, labels, classes, known)
 
 
-def labelled_sample(store: PatchStore, labels: np.ndarray | Lazy, seed: int) -> tuple[Tensor, Tensor]:
+def labelled_sample(store: PatchStore, labels: np.ndarray | LazyRows, seed: int) -> tuple[Tensor, Tensor]:
     """Return at most 100,000 labelled patches (n, D) of a store (N, P, D) and their classes (n,)."""
     truth = patch_labels(np.asarray(labels[:]), round(store.shape[1] ** 0.5))
     image, patch = (truth != IGNORED).nonzero(as_tuple=True)
@@ -222,7 +222,7 @@ def fit_logistic(vectors: Tensor, targets: Tensor) -> Pipeline:
 def _scored(
     affine: Callable[[Tensor], Tensor],
     patches: Patches,
-    labels: np.ndarray | Lazy,
+    labels: np.ndarray | LazyRows,
     classes: int,
     names: Tensor | None = None,
 ) -> ClusterMetrics:

@@ -27,7 +27,7 @@ from cause_lite.backbones.loading import load_backbone
 from cause_lite.backbones.vit import VitBackbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, load_split
-from cause_lite.datasets.images import Lazy
+from cause_lite.datasets.images import LazyRows
 from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.frontdoor import ConceptBank
@@ -207,7 +207,7 @@ def _fit_and_floor(config: FitConfig, train: Split, backbone: Backbone) -> dict:
     }
 
 
-def _one_pass(backbone: Backbone, images: np.ndarray | Lazy) -> None:
+def _one_pass(backbone: Backbone, images: np.ndarray | LazyRows) -> None:
     for start in range(0, len(images), 32):
         backbone.features(images[start : start + 32])
 

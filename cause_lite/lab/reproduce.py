@@ -23,7 +23,7 @@ from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
 from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
-from cause_lite.datasets import downloads
+from cause_lite.datasets import sources
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import as_released, rehearsal
 from cause_lite.lab.comparison import CAUSE, as_record
@@ -58,12 +58,12 @@ def missing_requirements(row: Row, kind: str = "clean", rehearsed: bool = False)
         Empty when the run can start. What can be downloaded is not listed.
     """
     missing, layout = [], OFFICIAL[row.config.data.name]
-    if layout.folder in downloads.BY_HAND:
+    if layout.folder in sources.BY_HAND:
         try:
             for split in ("train", "val"):
                 layout.files(row.config.data.name, split, data_dir())
         except UserError:
-            missing.append(downloads.BY_HAND[layout.folder].format(root=data_dir() / layout.folder))
+            missing.append(sources.BY_HAND[layout.folder].format(root=data_dir() / layout.folder))
     if kind == "released" and (absent := [f for f in released_files(row).values() if not f.is_file()]):
         names = ", ".join(f.name for f in absent)
         missing.append(

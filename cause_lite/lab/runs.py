@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cause_lite import checkpoints
-from cause_lite.backbones import load_backbone
+from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.checkpoints import config_records
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
-from cause_lite.datasets.images import Lazy, flipped
+from cause_lite.datasets.images import LazyRows, flipped
+from cause_lite.datasets.picture_files import SOFTWARE
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.label_flow import fit
@@ -65,20 +66,54 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         When another process is writing to the folder, or the images or the backbone cannot be read.
     """
     folder = Path(folder)
-    backbone, train = load_backbone(config.backbone).to(choose_device(device)), load_training(config)
+    backbone = load_backbone(config.backbone).to(choose_device(device))
+    config = with_size_of(backbone, config)
+    train = load_training(config)
+    check_clusters(train, backbone)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
-        key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape}"
+        images = train.images.fingerprint() if isinstance(train.images, LazyRows) else ""
+        key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
         journal = Journal(folder / "resume", key)
         with journal.stop_on_signals():
             fitted = fit(config, train, backbone, journal)
         parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
         sheet = contact_sheet(fitted.segmenter, train.images)
-        write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100))
+        write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
     return fitted
 
 
-def contact_sheet(segmenter: Segmenter, images: np.ndarray | Lazy) -> Figure:
+def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
+    """Return the settings with sizes that the backbone's patch (and window) divides; a folder's are rounded, and said.
+
+    Raises
+    ------
+    UserError
+        When the images of a published data set do not fit.
+    """
+    unit, changes = getattr(backbone, "window", None) or backbone.patch, dict[str, object]()
+    for name, size in (("data.size", config.data.size), ("data.eval_size", config.data.eval_size)):
+        if size and size % unit:
+            nearest = max(unit, round(size / unit) * unit)
+            message = f"{name}: {size} pixels are not a multiple of the backbone's {unit}"
+            if not is_folder(config.data.name):
+                raise UserError(f"{message}; {nearest} are (--set {name}={nearest})")
+            warnings.warn(f"{message}; {nearest} are taken", stacklevel=3)
+            changes[name] = nearest
+    return config.replace(changes)
+
+
+def check_clusters(train: Split, backbone: Backbone) -> None:
+    """Raise UserError when there are fewer patches than clusters to find."""
+    patches = len(train) * (train.images.shape[1] // backbone.patch) * (train.images.shape[2] // backbone.patch)
+    if patches < train.num_clusters:
+        raise UserError(
+            f"data.clusters: {train.num_clusters:,} clusters cannot be found in {len(train)} images of "
+            f"{patches // len(train):,} patches each; ask for fewer, or give more images"
+        )
+
+
+def contact_sheet(segmenter: Segmenter, images: np.ndarray | LazyRows) -> Figure:
     """Draw a row for each cluster, the largest first: the images that show most of it, the rest of each darkened.
 
     Parameters
@@ -122,7 +157,7 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
 
 def load_training(config: FitConfig) -> Split:
     """Return the training split as the settings want it; images that are left out are listed in a warning."""
-    how = (config.data.crops, config.data.fit, config.data.resize, config.data.clusters)
+    how = (config.data.crops, config.data.fit, config.data.resize, folder_clusters(config))
     train = load_split(config.data.name, "train", config.data.size, *how)
     if config.data.skip_bad:
         train, faults = without_bad(train)
@@ -131,9 +166,14 @@ def load_training(config: FitConfig) -> Split:
     return train
 
 
+def folder_clusters(config: FitConfig) -> int | None:
+    """Return how many clusters to find in a folder; None for other data sets, which have one for each class."""
+    return config.data.clusters if is_folder(config.data.name) else None
+
+
 def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
     """Return the split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
-    how = ("none", config.data.fit, config.data.resize, config.data.clusters)
+    how = ("none", config.data.fit, config.data.resize, folder_clusters(config))
     return load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
 
 
@@ -178,7 +218,7 @@ def score_segmenter(
     UserError
         When the split has no labels, or the segmenter no backbone.
     """
-    test, backbone = load_evaluation(config, split), segmenter.backbone
+    test, backbone = load_evaluation(config, split).labelled(), segmenter.backbone
     labels = label_maps(test)
     if backbone is None:
         raise UserError("the segmenter has no backbone; set `segmenter.backbone` to a loaded one")
@@ -188,7 +228,7 @@ def score_segmenter(
     return evaluate(segmenter, features, mirrored, labels, len(test.classes), refine, test.images)
 
 
-def label_maps(split: Split) -> np.ndarray | Lazy:
+def label_maps(split: Split) -> np.ndarray | LazyRows:
     """Return the label maps (N, H, W) of a split that is to be scored.
 
     Raises
@@ -233,7 +273,7 @@ def fitted_segmenter(config: FitConfig) -> Segmenter:
 
 def fitted_run(config: FitConfig) -> Path:
     """Return the folder of a finished fit of these settings; fit it now if it is not in the cache."""
-    name = f"{config.data.name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
+    name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
     folder = cache_dir() / "fits" / name
     if not (folder / "fit.json").exists():
         fit_to(config, folder)

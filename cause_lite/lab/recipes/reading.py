@@ -70,6 +70,10 @@ def recipe(
         For an unknown data set, head or setting, or a value out of range.
     """
     about = _data("folder" if is_folder(data) else data)
+    if is_folder(data):
+        data = str(Path(data).absolute())  # so that a run works from any folder
+    elif (changes or {}).get("data.clusters") is not None:
+        raise UserError(f"{data}: clusters are for a folder of your own; this data set has a cluster for each class")
     if head not in HEADS:
         raise UserError(f"head: must be one of {', '.join(HEADS)}, not {head!r}")
     settings = merged(about["settings"], about["heads"].get(head, {}))
