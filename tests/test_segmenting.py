@@ -22,7 +22,7 @@ import cause_lite
 from cause_lite.backbones.tiling import by_strips, largest, margin, plan_tiles
 from cause_lite.datasets import load_split, scenes
 from cause_lite.datasets.folder_survey import survey
-from cause_lite.lab.colours import palette
+from cause_lite.lab.colours import BLEND, palette
 from cause_lite.lab.segmenting import Segmenting, outputs_of, plan_jobs, segment_files
 from cause_lite.probe import ClusterProbe
 from cause_lite.runtime.files import UserError
@@ -247,7 +247,7 @@ def test_a_cluster_has_one_colour_in_every_overlay_and_the_legend(shipped, views
     for picture in pictures:
         outputs = outputs_of(shipped, picture, Segmenting())
         labels, overlay = (np.asarray(outputs[name]) for name in ("labels", "overlay"))
-        shown = (overlay.astype(float) - 0.45 * picture.rgb) / 0.55
+        shown = (overlay.astype(float) - (1 - BLEND) * picture.rgb) / BLEND
         for cluster in np.unique(labels):
             mean = shown[labels == cluster].mean(axis=0)
             assert np.abs(mean - palette(16)[cluster]).max() < 3

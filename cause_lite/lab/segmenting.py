@@ -29,8 +29,7 @@ LEGEND = "legend.csv"
 LONGEST_NAME = 255  # bytes of a file's name, on nearly every file system
 SPARE_NAME = 40  # bytes that the longest output's name and its temporary file's add to a name
 CRF_PIXELS = 500_000  # on which the CRF runs; larger images are refined at this size
-OVERLAY_SHARE = 0.55  # of the cluster's colour in an overlay
-OVERLAY_ROWS = 64
+OVERLAY_ROWS = 64  # that are coloured at once
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def overlay(labels: np.ndarray, picture: Picture, clusters: int) -> Image.Image:
         shown = labels[rows].astype(np.int32)
         if picture.valid is not None:
             shown[~picture.valid[rows]] = -1
-        colours[rows] = colourise(shown, picture.rgb[rows], OVERLAY_SHARE, clusters)
+        colours[rows] = colourise(shown, picture.rgb[rows], clusters)
     return Image.fromarray(colours)
 
 
