@@ -52,8 +52,8 @@ def test_labels_are_exactly_what_the_taxonomy_says(name, split):
     table, rule = RULES[name]
     loaded = datasets.load_split(name, split, 96)
     assert len(loaded) == rehearsal.COUNTS[split] and len(loaded.classes) == len(set(loaded.classes))
-    for number, (_, labels) in enumerate(rehearsal.views(split)):
-        wanted = np.vectorize(rule)(rehearsal.ids(labels, table).astype(int))[:, 16:112]  # the centre of 96 x 128
+    for number, (_, labels) in enumerate(rehearsal.oblong_scenes(split)):
+        wanted = np.vectorize(rule)(rehearsal.label_ids(labels, table).astype(int))[:, 16:112]  # the centre of 96 x 128
         assert np.array_equal(loaded.labels[number], wanted)
         assert loaded.labels[number].dtype == np.int16
     assert loaded.labels.shape == (len(loaded), 96, 96) and -1 in loaded.labels[:]
