@@ -49,7 +49,8 @@ class PhotosConfig:
     steps: int = 2000  # at a constant rate
     cooldown: int = 100  # and further ones on the branch that is exported
     channels: tuple[int, ...] = (32, 64, 128, 256)  # of a ResNet-18's levels
-    levels: tuple[int, ...] = (2, 3, 4)  # that ship, joined
+    levels: tuple[int, ...] = (2, 3, 4)  # whose means over regions are contrasted
+    joined: tuple[int, ...] = (3, 4)  # that the backbone joins: level 2 follows texture, and k-means with it
     crop: int = 64
     batch: int = 128
     scale: tuple[float, float] = (0.15, 1.0)  # share of a photograph's largest square that a crop covers
@@ -78,7 +79,7 @@ class PhotoPretraining:
         self.config, self.device = config, device
         self.precision = "bf16" if device.type == "cuda" else "fp32"
         self.views = Views(pool, config.seed, config.crop, config.scale, device)
-        self.network = place(resnet(config), device)
+        self.network = place(resnet(config, config.levels), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         widths = widths_of(self.network)
         self.whole = SimCLRProjectionHead(widths[-1], config.hidden, config.projection).to(device)
@@ -146,9 +147,9 @@ class PhotoPretraining:
             raise UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder") from error
 
 
-def resnet(config: PhotosConfig) -> nn.Module:
-    """Return the untrained network."""
-    return build_levels("resnet18", list(config.levels), True, channels=config.channels, zero_init_last=False)
+def resnet(config: PhotosConfig, levels: tuple[int, ...]) -> nn.Module:
+    """Return the untrained network, which returns its maps at these levels."""
+    return build_levels("resnet18", list(levels), True, channels=config.channels, zero_init_last=False)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
@@ -194,8 +195,10 @@ def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str =
     """Pre-train on the packed photographs and write network.safetensors, network.json and README.md."""
     pool, at = photos.load(), choose_device(device)
     run = pretrain(pool, config, folder, at)
-    centre = mean_feature(run.average, pool)
-    weights = {name: half(value) for name, value in run.average.state_dict().items()} | {"centre": half(centre)}
+    network = place(resnet(config, config.joined), at)
+    network.load_state_dict(run.average.state_dict())
+    centre = mean_feature(network, pool)
+    weights = {name: half(value) for name, value in network.state_dict().items()} | {"centre": half(centre)}
     write_whole(Path(folder) / "network.safetensors", lambda part: save_file(weights, part))
     checksum = hashlib.sha256((Path(folder) / "network.safetensors").read_bytes()).hexdigest()
     options = {"channels": config.channels}
@@ -204,7 +207,7 @@ def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str =
         "sha256": checksum,
         "patch": 8,
         "shrink": 1,
-        "architecture": {"model": "resnet18", "levels": config.levels, "reflect": True, "options": options},
+        "architecture": {"model": "resnet18", "levels": config.joined, "reflect": True, "options": options},
         "config": asdict(config),
         "config_hash": config_hash(config),
         "seconds": round(run.seconds),
@@ -253,7 +256,7 @@ def photos_card(card: dict) -> str:
     return f"""# The photos backbone
 
 A ResNet-18 (timm) of widths {", ".join(map(str, config["channels"]))} whose convolutions pad by reflection. Its
-levels {", ".join(map(str, config["levels"]))}, each of unit length, are joined on a grid of {card["patch"]} pixels and
+levels {", ".join(map(str, config["joined"]))}, each of unit length, are joined on a grid of {card["patch"]} pixels and
 centred.
 
 * **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps} steps of {config["batch"]} photographs on
