@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -363,6 +364,25 @@ def test_a_fit_names_what_it_did_and_leaves_chance_alone(quick_fit, few_scenes):
     segmenter = fitted.segmenter
     assert not segmenter.training and not segmenter.head.reduce.dropout.training
     assert segmenter.size == 128 and segmenter.classes == few_scenes.classes
+
+
+@pytest.mark.parametrize("precision, compiled", [("bf16", False), ("fp32", True)])
+def test_a_fits_backbone_is_prepared_as_set(precision, compiled, quick_fit, small_backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr(small_backbone, "prepare", lambda *settings: asked.append(settings))
+    monkeypatch.setattr(nn.Module, "compile", lambda module: None)
+    quick_fit({"optimisation.precision": precision, "optimisation.compiled": compiled})
+    assert asked == [(precision, compiled)]
+
+
+def test_what_a_fit_shares_is_not_replaced_midway(quick_fit):
+    for shared, name in (
+        (session_of(), "config"),
+        (Learner.adam(nn.Linear(1, 1), 0.1), "clip"),
+        (quick_fit(), "losses"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(shared, name, None)
 
 
 def test_a_third_step_begins_from_the_seed_whatever_the_head_drew(quick_fit):
