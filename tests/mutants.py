@@ -17,7 +17,6 @@ import importlib
 import itertools
 import json
 import os
-import random
 import resource
 import shutil
 import sys
@@ -149,7 +148,7 @@ def without_annotations(source: str) -> str:
 
 
 def sites(module: str) -> dict[tuple, list[tuple[Operator, int]]]:
-    """Return where a module can be changed -> the operators that change it there, with their occurrence."""
+    """Return the module and place of each possible change -> the operators that change it there, and which time."""
     tree, found = parso.parse(path_of(ROOT, module).read_text()), {}
     for operator in operators():
         places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
@@ -182,13 +181,21 @@ def mutated(module: str, operator: Operator, occurrence: int) -> Mutant | None:
 def sample(size: int = SIZE, seed: int = SEED) -> list[Mutant]:
     """Draw places without replacement, and one change of each: all operators of a place share its one chance.
 
-    The order is that of the draw, so that the score of a run that was cut off is an estimate too.
+    Chance is a digest of the line and the column, so that a change elsewhere in a file leaves the sample as it is. The
+    order is that of the draw, so that the score of a run that was cut off is an estimate too.
     """
-    draw = random.Random(seed)
-    places = {place: choices for module in TESTS for place, choices in sites(module).items()}
+    places = {}
+    for module in TESTS:
+        lines = path_of(ROOT, module).read_text().splitlines()
+        for place, choices in sites(module).items():
+            line, column = place[1][0]
+            places[place] = (
+                int(hashlib.sha256(f"{seed} {module} {column} {lines[line - 1]}".encode()).hexdigest(), 16),
+                choices,
+            )
     drawn: list[Mutant] = []
-    for place in draw.sample(sorted(places), len(places)):
-        mutant = mutated(place[0], *draw.choice(places[place]))
+    for (module, _), (chance, choices) in sorted(places.items(), key=lambda item: (item[1][0], item[0])):
+        mutant = mutated(module, *choices[chance % len(choices)])
         if mutant is not None and len(drawn) < size:
             drawn.append(mutant)
     return drawn

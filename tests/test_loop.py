@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -125,10 +126,10 @@ def test_a_loss_that_is_not_finite_ends_before_its_step(value, tmp_path):
 
 
 class Noted(Journal):
-    """A journal in memory, that says at which steps a stage was at its end."""
+    """A journal that saves nothing, and says which steps were taken and whether each was the last."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
         self.steps: list[tuple[int, bool]] = []
 
     def step(self, stage: Stage, end: bool) -> None:
@@ -161,7 +162,7 @@ class Cut(Journal):
 
 @pytest.mark.parametrize("kind", ["mlp", "tr"])
 def test_a_head_goes_on_where_it_was_cut_off(kind, tmp_path):
-    """Student, teacher, bank, optimiser, order and both generators are part of the state."""
+    """Student, teacher, bank, optimiser, order and both generators are part of the state; no step is taken twice."""
     features = stored(torch.randn(8, 16, 6, generator=generator()), tmp_path)
     changes = {"head.kind": kind, "head.epochs": 3, "optimisation.cell": 2, "head.reduced_dim": 5}
     codebook = torch.randn(7, 6, generator=generator(1))
@@ -172,8 +173,9 @@ def test_a_head_goes_on_where_it_was_cut_off(kind, tmp_path):
     whole, losses = fitted(Journal())
     with pytest.raises(CutError):
         fitted(Cut(tmp_path, 3))
-    resumed, resumed_losses = fitted(Journal(tmp_path))
-    assert resumed_losses == losses and len(losses) == 6
+    rest = Noted(tmp_path)
+    resumed, resumed_losses = fitted(rest)
+    assert resumed_losses == losses and [number for number, _ in rest.steps] == [4, 5, 6]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
 
@@ -362,6 +364,25 @@ def test_a_fit_names_what_it_did_and_leaves_chance_alone(quick_fit, few_scenes):
     segmenter = fitted.segmenter
     assert not segmenter.training and not segmenter.head.reduce.dropout.training
     assert segmenter.size == 128 and segmenter.classes == few_scenes.classes
+
+
+@pytest.mark.parametrize("precision, compiled", [("bf16", False), ("fp32", True)])
+def test_a_fits_backbone_is_prepared_as_set(precision, compiled, quick_fit, small_backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr(small_backbone, "prepare", lambda *settings: asked.append(settings))
+    monkeypatch.setattr(nn.Module, "compile", lambda module: None)
+    quick_fit({"optimisation.precision": precision, "optimisation.compiled": compiled})
+    assert asked == [(precision, compiled)]
+
+
+def test_what_a_fit_shares_is_not_replaced_midway(quick_fit):
+    for shared, name in (
+        (session_of(), "config"),
+        (Learner.adam(nn.Linear(1, 1), 0.1), "clip"),
+        (quick_fit(), "losses"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(shared, name, None)
 
 
 def test_a_third_step_begins_from_the_seed_whatever_the_head_drew(quick_fit):

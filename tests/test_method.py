@@ -139,6 +139,12 @@ def test_which_half_is_by_the_generator_alone():
     assert not torch.equal(banks[0].vectors, banks[2].vectors)
 
 
+def test_a_bank_holds_numbers_and_no_graph():
+    bank, vectors = ConceptBank(1, 3), random(4, 3).requires_grad_()
+    bank.update(vectors, torch.zeros(4, dtype=torch.long), generator())
+    assert not bank.vectors.requires_grad
+
+
 def test_a_bank_goes_on_from_its_state():
     first, second = ConceptBank(2, 3, 5), ConceptBank(2, 3, 5)
     first.update(random(9, 3), torch.arange(9) % 2, generator())

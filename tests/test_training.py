@@ -86,24 +86,21 @@ class Watched(steps.HeadTraining):
         super().after_step()
 
 
-def watched(
-    folder: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch, codebook: Tensor | None = None
-) -> tuple[Watched, nn.Module]:
+def watched(folder: Path, changes: dict[str, object], codebook: Tensor | None = None) -> tuple[Watched, nn.Module]:
     """Run step 2 on the toy, with a codebook of its own directions; return what was kept, and the head."""
     kept, features, session = [], toy(folder)[0], session_of(changes)
-    monkeypatch.setattr(steps, "HeadTraining", lambda *arguments: kept.append(Watched(*arguments)) or kept[0])
     codebook = features[:2][:, ::16].flatten(0, 1) if codebook is None else codebook
-    head, losses = steps.fit_head(features, codebook, session)
+    head, losses = steps.fit_head(features, codebook, session, lambda *given: kept.append(Watched(*given)) or kept[0])
     assert losses == kept[0].losses
     return kept[0], head
 
 
 @pytest.mark.parametrize("kind", ["mlp", "tr"])
 @pytest.mark.parametrize("decay", [0.9, 0.99])
-def test_the_teacher_is_the_average_of_the_students(kind, decay, tmp_path, monkeypatch):
+def test_the_teacher_is_the_average_of_the_students(kind, decay, tmp_path):
     """After k steps: decay^k S_0 + (1 - decay) sum_i decay^(k-i) S_i; it is what step 2 returns."""
     changes = {"head.kind": kind, "head.ema_decay": decay, "head.epochs": 3}
-    training, head = watched(tmp_path, changes, monkeypatch)
+    training, head = watched(tmp_path, changes)
     students = [training.first, *training.students]
     assert len(students) == 1 + 3 * 8 // 4
     shares = [(1 - decay) * decay ** (len(students) - 1 - i) for i in range(len(students))]
@@ -116,11 +113,11 @@ def test_the_teacher_is_the_average_of_the_students(kind, decay, tmp_path, monke
 
 
 @pytest.mark.parametrize("share, capacity", [(1.0, 100), (0.5, 100), (1.0, 5), (0.5, 3)])
-def test_the_bank_holds_the_teachers_newest_projections(share, capacity, tmp_path, monkeypatch):
+def test_the_bank_holds_the_teachers_newest_projections(share, capacity, tmp_path):
     """Of each step and concept int(share n) unit projections, by the teacher that the step's loss met; the newest."""
     changes = {"head.bank_share": share, "head.bank_capacity": capacity, "head.epochs": 2, "head.ema_decay": 0.5}
     without_chance = {"head.kind": "mlp", "head.dropout": 0.0, "head.learning_rate": 0.05}
-    training, _ = watched(tmp_path, changes | without_chance, monkeypatch)
+    training, _ = watched(tmp_path, changes | without_chance)
     offered = []
     for teacher, seen in zip(training.teachers, training.looked_at, strict=True):
         projected = projected_by(teacher, seen).flatten(0, 1)
@@ -137,10 +134,10 @@ def test_the_bank_holds_the_teachers_newest_projections(share, capacity, tmp_pat
         assert len(of_concept) == capacity - room
 
 
-def test_each_step_contrasts_with_the_batch_and_the_bank(tmp_path, monkeypatch):
+def test_each_step_contrasts_with_the_batch_and_the_bank(tmp_path):
     """The loss of every step is the plain formula on what the teacher made and what the bank held before the step."""
     without_chance = {"head.kind": "mlp", "head.dropout": 0.0, "optimisation.cell": 1, "head.learning_rate": 0.05}
-    training, _ = watched(tmp_path, without_chance, monkeypatch)
+    training, _ = watched(tmp_path, without_chance)
     students = [training.first, *training.students]
     for number, (teacher, seen) in enumerate(zip(training.teachers, training.looked_at, strict=True)):
         projected, aimed = (projected_by(each, seen) for each in (students[number], teacher))
@@ -149,15 +146,15 @@ def test_each_step_contrasts_with_the_batch_and_the_bank(tmp_path, monkeypatch):
     assert len(training.banks[0][0]) == 0 < len(training.banks[1][0])
 
 
-def test_without_a_bank_there_is_none(tmp_path, monkeypatch):
-    training, _ = watched(tmp_path, {"head.bank_capacity": None, "head.projection_dim": None}, monkeypatch)
+def test_without_a_bank_there_is_none(tmp_path):
+    training, _ = watched(tmp_path, {"head.bank_capacity": None, "head.projection_dim": None})
     assert training.bank is None
     assert isinstance(training.student.projection, nn.Identity)
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_teachers_dropout_is_a_setting(on, tmp_path, monkeypatch):
-    training, _ = watched(tmp_path, {"head.kind": "mlp", "head.teacher_dropout": on}, monkeypatch)
+def test_the_teachers_dropout_is_a_setting(on, tmp_path):
+    training, _ = watched(tmp_path, {"head.kind": "mlp", "head.teacher_dropout": on})
     assert training.teachers[0].head.reduce.dropout.training is on
     assert training.students[0].head.reduce.dropout.training
     assert not any(parameter.requires_grad for parameter in training.teacher.parameters())
@@ -228,12 +225,12 @@ def test_every_optimiser_steps_at_its_own_rate(tmp_path):
     assert lengths(path) == pytest.approx([7.5, 7.5, 3.75, 3.75])
 
 
-def test_weight_decay_shrinks_what_has_no_gradient(tmp_path, monkeypatch):
+def test_weight_decay_shrinks_what_has_no_gradient(tmp_path):
     """Where no patch has a positive the loss is 0; Adam's first step of the decay alone is the rate, towards 0."""
     alone = {"head.kind": "mlp", "head.positive_threshold": 1.0, "head.negative_threshold": 1.0, "head.epochs": 1}
     for decay in (0.0, 0.1):
         rate = {"head.learning_rate": 1e-3, "head.weight_decay": decay, "head.clip": None}
-        training, _ = watched(tmp_path, alone | rate, monkeypatch, torch.eye(WIDTH))
+        training, _ = watched(tmp_path, alone | rate, torch.eye(WIDTH))
         assert training.losses == [0.0, 0.0]
         for name, before in training.first.named_parameters():
             after = dict(training.students[0].named_parameters())[name]
