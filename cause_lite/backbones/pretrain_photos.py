@@ -267,6 +267,7 @@ centred.
 * **Losses** over wholes and over regions: {early[0]:.2f} and {early[1]:.2f} at first, {late[0]:.2f} and
   {late[1]:.2f} at last; the curve, the whole configuration and the versions are in network.json.
 * **Weights** network.safetensors, half precision, sha256 `{card["sha256"]}`.
+{card.get("note", "")}
 
 | source | address | photographs | terms |
 |---|---|---|---|
