@@ -37,6 +37,14 @@ def test_an_image_is_turned_as_its_tag_says(tmp_path, tag, ending):
     assert picture_files.picture_size(path) == photograph().size
 
 
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "LAB"])
+def test_a_tiff_of_any_mode_is_turned(tmp_path, mode):
+    image = Image.frombytes(mode, (3, 5), np.random.default_rng(0).bytes(60)[: 15 * {"L": 1, "LAB": 3}.get(mode, 4)])
+    for tag in TURNED:
+        wanted = as_picture(image).rgb
+        assert np.array_equal(as_picture(with_orientation(image, tag, tmp_path / "a.tif")).rgb, wanted)
+
+
 def test_the_orientation_of_deep_tiff_and_png(tmp_path):
     levels = np.arange(24, dtype=np.uint16).reshape(2, 4, 3) * 2000
     stored = np.ascontiguousarray(np.rot90(levels))

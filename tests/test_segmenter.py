@@ -21,6 +21,7 @@ class MeanColours(Backbone):
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
+        self.patch = 8
 
     def forward(self, images: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(images, 8).flatten(2).transpose(1, 2)
@@ -79,7 +80,7 @@ def image(height: int, width: int) -> np.ndarray:
 def test_a_label_map_follows_its_image(shape, strip, monkeypatch):
     """Whatever the image's shape, and however few pixels are looked at together."""
     if strip:
-        monkeypatch.setattr("cause_lite.segmenter.STRIP", strip)
+        monkeypatch.setattr("cause_lite.backbones.tiling.STRIP", strip)
     found, truth = segmenter().segment(image(*shape)), image(*shape).argmax(2)
     assert (found == truth).mean() > 0.97
     assert np.array_equal(segmenter().segment(image(*shape)[:, ::-1].copy()), found[:, ::-1])

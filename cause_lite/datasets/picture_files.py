@@ -144,7 +144,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     """Open an image by Pillow, not decoded yet; too large ones are refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged tags
-        with Image.open(path, formats=_formats()) as image:
+        # By file, not by path: Pillow maps some TIFFs into memory by their path, and then forgets to turn them.
+        with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UserError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
             yield image
