@@ -19,6 +19,8 @@ SIDE, WIDTH, CLASSES = 4, 3, 3
 class MeanColours(Backbone):
     """A backbone whose patch features are the mean colours of 8 x 8 pixels."""
 
+    patch = 8
+
     def __init__(self) -> None:
         nn.Module.__init__(self)
 
@@ -79,7 +81,7 @@ def image(height: int, width: int) -> np.ndarray:
 def test_a_label_map_follows_its_image(shape, strip, monkeypatch):
     """Whatever the image's shape, and however few pixels are looked at together."""
     if strip:
-        monkeypatch.setattr("cause_lite.segmenter.STRIP", strip)
+        monkeypatch.setattr("cause_lite.backbones.tiling.STRIP", strip)
     found, truth = segmenter().segment(image(*shape)), image(*shape).argmax(2)
     assert (found == truth).mean() > 0.97
     assert np.array_equal(segmenter().segment(image(*shape)[:, ::-1].copy()), found[:, ::-1])
