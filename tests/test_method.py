@@ -98,6 +98,14 @@ def test_patches_that_make_no_grid_are_refused(patches, cell):
         mediator.sample_grid(torch.zeros(1, patches, 1), cell, torch.zeros(1, dtype=torch.long))
 
 
+def test_the_nearest_concept_is_by_angle_whatever_the_lengths():
+    """Patches of one image at lengths of 1 to 1,000, codes at 0.1 and 10."""
+    features = torch.tensor([[[1.0, 2.0], [500.0, 10.0], [-1.0, 30.0], [1000.0, 900.0]]])
+    codes, index = mediator.quantize(features, torch.tensor([[10.0, 0.0], [0.0, 0.1]]))
+    assert index.tolist() == [[1, 0, 1, 0]]
+    torch.testing.assert_close(codes, torch.tensor([[[0.0, 0.1], [10.0, 0.0], [0.0, 0.1], [10.0, 0.0]]]))
+
+
 # Step 2.
 
 
@@ -374,6 +382,12 @@ def test_scores_by_hand():
     assert scores["mean_precision"] == pytest.approx(100 * (6 / 8 + 2 / 5) / 2)
 
 
+def test_every_pair_of_cluster_and_class_is_counted_apart():
+    counts = torch.arange(15).view(5, 3) + 1
+    pairs = [(cluster, of_class, int(counts[cluster, of_class])) for cluster, of_class in np.ndindex(5, 3)]
+    assert torch.equal(scored(pairs, 3, 5).confusion, counts)
+
+
 def test_clusters_beyond_the_classes_are_matched_to_none():
     metrics = scored([(2, 0, 5), (0, 1, 4), (1, 0, 3)], 2, 3)
     assert metrics.confusion.tolist() == [[0, 4], [3, 0], [5, 0]] and metrics.confusion.dtype == torch.int64
@@ -404,7 +418,7 @@ def test_void_and_foreign_labels_are_ignored_and_foreign_clusters_refused():
     assert metrics.confusion.sum() == 2 and metrics.confusion[3, 2] == 1
     metrics.update(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long))
     assert metrics.confusion.sum() == 2
-    for foreign in (4, -1):
+    for foreign in (4, 7, -1):
         with pytest.raises(ValueError, match=r"outside 0\.\.3"):
             metrics.update(torch.tensor([0, foreign]), torch.tensor([1, 1]))
     with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):

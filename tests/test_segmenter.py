@@ -19,6 +19,8 @@ SIDE, WIDTH, CLASSES = 4, 3, 3
 class MeanColours(Backbone):
     """A backbone whose patch features are the mean colours of 8 x 8 pixels."""
 
+    patch = 8
+
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.patch = 8
