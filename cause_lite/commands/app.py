@@ -1,0 +1,52 @@
+"""Put the commands together: cause-lite data | pretrain | fit | evaluate | segment | reproduce | ..."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cause_lite.commands import data, experiment, model
+from cause_lite.runtime.files import UserError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
+for command in (
+    data.data,
+    data.pretrain,
+    model.fit,
+    model.evaluate,
+    model.segment,
+    model.export,
+    model.push,
+    experiment.reproduce,
+    experiment.audit,
+    experiment.study,
+    experiment.bench,
+    experiment.verify,
+):
+    app.command()(command)
+
+
+@app.callback()
+def describe() -> None:
+    """Causal Unsupervised Semantic Segmentation (CAUSE, arXiv 2310.07379), explained and reproduced.
+
+    A first tour, with no download: `cause-lite fit --head mlp --out runs/first`, then
+    `cause-lite evaluate runs/first`, then `cause-lite segment photo.jpg`.
+    """
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit status 1."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(f"cause-lite: {' '.join(str(error).split())}")
+    except typer.Abort:
+        sys.exit("cause-lite: stopped")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors
+            sys.exit(f"cause-lite: {error.format_message()}")
+        raise
