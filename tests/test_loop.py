@@ -398,14 +398,25 @@ def test_a_third_step_begins_from_the_seed_whatever_the_head_drew(quick_fit):
     assert all(torch.equal(*each) for each in zip(*states, strict=True))
 
 
-def test_another_label_flow_wants_its_own_third_step(quick_fit):
-    with pytest.raises(UserError, match=r"label_flow: 'as_released' needs its own third step"):
-        quick_fit({"probe.label_flow": "as_released"})
+@pytest.mark.parametrize("flow", ["as_released", "detached"])
+def test_another_label_flow_wants_its_own_third_step(flow, quick_fit):
+    with pytest.raises(UserError, match=f"label_flow: '{flow}' needs its own third step"):
+        quick_fit({"probe.label_flow": flow})
 
     def third_step(head, features, split, session):
         return steps.fit_probes(head, features, split, session)
 
-    assert quick_fit({"probe.label_flow": "as_released"}, third_step=third_step).losses["linear"]
+    assert quick_fit({"probe.label_flow": flow}, third_step=third_step).losses["linear"]
+
+
+def test_a_clip_with_labels_wants_its_own_second_step(quick_fit):
+    with pytest.raises(UserError, match="clip_with_labels needs its own second step"):
+        quick_fit({"head.clip_with_labels": True})
+
+    def second_step(features, codebook, session):
+        return steps.fit_head(features, codebook, session)
+
+    assert quick_fit({"head.clip_with_labels": True}, second_step=second_step).losses["head"]
 
 
 def test_images_of_a_loss_that_is_not_finite_are_named(quick_fit):
