@@ -3,7 +3,8 @@
 A mutant is the code with one change, such as `+` for `-`, 5 for 4, a call or a keyword argument left out (operators
 of cosmic-ray, and two of our own). A seeded sample of mutants meets the tests named in `TESTS`. Each runs in a forked
 process, on a copy of the code, until the first test fails: the mutant is killed. What no test notices survives, and
-is listed. Results are kept, so that a run that was cut off goes on where it was.
+is listed. Results are kept, so that a run that was cut off goes on where it was. `tests/mutants.py SEED SIZE` takes
+another sample.
 """
 
 from __future__ import annotations
@@ -304,7 +305,8 @@ def main() -> None:
         importlib.import_module(name)
     gc.freeze()
     reasons = equivalents()
-    drawn = [(mutant, reasons.get((mutant.module, mutant.before, mutant.after))) for mutant in sample()]
+    seed, size = (int(given) for given in sys.argv[1:] or (SEED, SIZE))
+    drawn = [(mutant, reasons.get((mutant.module, mutant.before, mutant.after))) for mutant in sample(size, seed)]
     same = [(mutant, reason) for mutant, reason in drawn if reason]
     sys.exit(report(judge([mutant for mutant, reason in drawn if not reason]), same) < WANTED)
 

@@ -242,15 +242,15 @@ def test_outputs_of_a_head_are_those_of_its_evaluation(tmp_path):
 
 
 def test_a_linear_probe_of_unit_vectors_does_not_see_lengths(tmp_path):
-    """Each patch at another length: the same probe of unit vectors, another one of the vectors themselves."""
+    """Each patch at another length: the same probe of unit vectors, another one of vectors as they are, the default."""
     vectors = torch.randn(4, 16, 6, generator=generator())
     labels = np.arange(4 * 16).reshape(4, 4, 4) % 3
-    for unit in (True, False):
-        found = []
+    for unit in (True, False, None):
+        found, given = [], () if unit is None else (unit,)
         for name, scale in (("a", 1), ("b", 1 + torch.arange(64.0).view(4, 16, 1))):
-            probe, _ = steps.fit_linear_probe(stored(scale * vectors, tmp_path / name), labels, 3, session_of(), unit)
+            probe, _ = steps.fit_linear_probe(stored(scale * vectors, tmp_path / name), labels, 3, session_of(), *given)
             found.append(probe.classify.weight)
-        assert torch.allclose(*found, atol=1e-5) is unit
+        assert torch.allclose(*found, atol=1e-5) is bool(unit)
 
 
 @pytest.mark.parametrize("objective", ["max", "tanh", "quadratic"])
