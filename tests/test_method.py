@@ -343,8 +343,9 @@ def test_the_labelled_loss_is_the_mean_over_what_is_labelled(shape):
     torch.testing.assert_close(labelled_loss(logits, target), torch.stack(wanted).mean())
 
 
-def test_nothing_labelled_costs_nothing():
-    logits = random(2, 5, 3).requires_grad_()
+@pytest.mark.parametrize("scale", [0, 1])
+def test_nothing_labelled_costs_nothing(scale):
+    logits = (scale * random(2, 5, 3)).requires_grad_()
     loss = labelled_loss(logits, torch.full((2, 3), -1))
     loss.backward()
     assert loss == 0 and torch.equal(logits.grad, torch.zeros_like(logits))
