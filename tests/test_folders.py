@@ -19,7 +19,7 @@ from cause_lite import checkpoints, datasets
 from cause_lite.checkpoints import hub
 from cause_lite.checkpoints.export import export
 from cause_lite.checkpoints.segmenter_folder import shape_of, write_shape
-from cause_lite.datasets import folder_survey, scenes
+from cause_lite.datasets import folder_survey, picture_files, scenes
 from cause_lite.datasets.folder_survey import survey
 from cause_lite.datasets.folders import same_aspect
 from cause_lite.datasets.label_table import read_table
@@ -72,6 +72,13 @@ def test_a_file_that_cannot_be_read_is_named_or_left_out(photographs, tmp_path):
     skipping = recipe(str(photographs), "mlp", backbone="scenes", changes=SMALL | {"data.skip_bad": True})
     with pytest.warns(UserWarning, match=r"1 images are left out:\n.*torn\.jpg"):
         assert len(load_training(skipping)) == 7
+
+
+def test_reading_in_threads_leaves_the_warnings_alone(photographs):
+    """To change the filters of a process from its threads would lose what others warn of."""
+    before = warnings.filters
+    with picture_files.opened_image(photographs / "a.png"):
+        assert warnings.filters is before
 
 
 def test_a_folder_of_no_use_is_told(tmp_path):

@@ -63,6 +63,10 @@ TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SOFTWARE = "cause-lite"  # stands in the text of every picture that is written, so that none is read as an input
 OUTPUT_ENDS = (".labels.png", ".overlay.png", ".confidence.png")
 
+# Pillow warns of sizes, which are checked here, and of damaged tags. Said once for the whole process:
+# `warnings.catch_warnings` around each file would lose the warnings of other threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 @lru_cache
 def heic_is_read() -> bool:
@@ -142,13 +146,11 @@ def _unidentified(path: Path) -> str:
 @contextlib.contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """Open an image by Pillow, not decoded yet; too large ones are refused."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged tags
-        # By file, not by path: Pillow maps some TIFFs into memory by their path, and then forgets to turn them.
-        with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise UserError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
-            yield image
+    # By file, not by path: Pillow maps some TIFFs into memory by their path, and then forgets to turn them.
+    with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise UserError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
+        yield image
 
 
 def picture_size(path: Path) -> tuple[int, int]:
