@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from cause_lite.backbones import cached_features, efficientnet_lite, load_backbone
+from cause_lite.backbones import cached_features, efficientnet_lite, joined_levels, load_backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
 from cause_lite.backbones.convolutional import build_levels
 from cause_lite.backbones.joined_levels import JoinSettings, parse_name, training_centre
@@ -36,6 +36,19 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
+def test_untrained_weights_are_those_of_their_seed(images):
+    first, again, other = (load_backbone(f"{MODEL}?untrained={seed}").features(images) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, images):
+    monkeypatch.setattr(joined_levels, "training_centre", lambda plain, data, fit: torch.ones(plain.dim))
+    plain, centred = load_backbone("scenes").features(images), load_backbone("scenes?centre=msrc").features(images)
+    assert torch.allclose(centred.float(), plain.float() - 1, atol=2e-3)
+    with pytest.raises(UserError, match="scenes has a folder of its own; it takes `centre` and `fit` alone"):
+        load_backbone("scenes?levels=3")
+
+
 @given(levels=st.lists(st.integers(0, 4), min_size=1, max_size=4), patch=st.integers(1, 64))
 def test_settings_are_read_off_the_name(levels, patch):
     name = f"{MODEL}?levels={','.join(map(str, levels))}&patch={patch}&centre=msrc"
@@ -50,7 +63,8 @@ def test_settings_are_read_off_the_name(levels, patch):
         ("levels=a", "expected whole numbers"),
         ("levels=", "expected whole numbers"),
         ("patch=0", "patch must be at least 1"),
-        ("levels=-1", "levels at least 0"),
+        ("levels=-1", "levels and untrained at least 0"),
+        ("untrained=a", "expected whole numbers"),
         ("fit=whole", "fit is 'whole'; must be one of squash, centre"),
         ("levels=9", "no timm network with levels"),
         ("centre=nowhere", "no data set named 'nowhere'"),

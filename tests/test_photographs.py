@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -47,11 +49,12 @@ def test_two_seeds_have_no_interval(records, monkeypatch):
     assert photographs.table("msrc").set_index("method").loc[CAUSE["mlp"], "gain, mIoU"] == "+5.0"
 
 
-@pytest.mark.parametrize("data", list(photographs.SETTINGS))
+@pytest.mark.parametrize("data", list(photographs.CENTRES))
 def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
     runs = list(photographs.photograph_runs(data, 2))
     assert len({run.key for run in runs}) == len(runs)
-    assert {run.config.backbone.partition("&")[0] for run in runs} == {f"efficientnet-lite2?centre={data}"}
+    assert {dict(parse_qsl(run.config.backbone.partition("?")[2]))["centre"] for run in runs} == {data}
+    assert {run.name.partition("/")[0] for run in runs} == set(photographs.LADDER)
     leaks = [run for run in runs if run.config.probe.label_flow != "clean"]
     assert leaks and all(run.name.endswith(("as-released", "detached")) for run in leaks)
     keys = {photographs.key_of(run.name, CAUSE[run.config.head.kind]) for run in leaks}

@@ -86,8 +86,8 @@ def load_weights() -> dict[str, Tensor]:
     return timm_names(weights)
 
 
-def build_network(levels: tuple[int, ...], reflect: bool = True) -> nn.Module:
-    """Return the network up to its last wanted level, with its weights.
+def build_network(levels: tuple[int, ...], reflect: bool = True, untrained: bool = False) -> nn.Module:
+    """Return the network up to its last wanted level, with its weights unless `untrained`.
 
     With `reflect`, convolutions continue a map by its mirror image in place of zeros.
     """
@@ -95,8 +95,9 @@ def build_network(levels: tuple[int, ...], reflect: bool = True) -> nn.Module:
         network = build_levels(MODEL, list(levels), reflect=False)
     except (AssertionError, ValueError, IndexError) as error:
         raise UserError(f"backbone {NAME!r}: levels are {levels}; expected some of 0 to 4") from error
-    wanted = network.state_dict().keys()
-    network.load_state_dict({name: value for name, value in load_weights().items() if name in wanted})
+    if not untrained:
+        wanted = network.state_dict().keys()
+        network.load_state_dict({name: value for name, value in load_weights().items() if name in wanted})
     if reflect:
         pad_by_reflection(network)
     return network.to(memory_format=torch.channels_last)  # in this order of memory a pass takes 0.6 of the time

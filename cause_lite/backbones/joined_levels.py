@@ -5,7 +5,7 @@ Settings follow the name after a question mark: `resnet18.a1_in1k?levels=3,4&pat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,6 +23,7 @@ from cause_lite.backbones.convolutional import ConvBackbone, pad_by_reflection, 
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import load_split
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.randomness import seeded
 
 SIZE = 320  # pixels a side of the photographs that give a centre
 FITS = ("squash", "centre")
@@ -43,12 +44,15 @@ class JoinSettings:
         The data set whose mean training patch is subtracted; empty: nothing is subtracted.
     fit
         How its photographs become squares: `squash` or `centre`.
+    untrained
+        The seed of random weights, in place of the trained ones; None: trained.
     """
 
     levels: tuple[int, ...] = (3, 4)
     patch: int = 8
     centre: str = ""
     fit: str = "squash"
+    untrained: int | None = None
 
 
 class JoinedBackbone(ConvBackbone):
@@ -76,19 +80,19 @@ def parse_name(name: str) -> tuple[str, JoinSettings]:
         raise UserError(f"backbone {name!r}: unknown setting {unknown[0]!r}; must be one of {', '.join(known)}")
     try:
         given |= {key: tuple(map(int, given[key].split(","))) for key in ("levels",) if key in given}
-        given |= {key: int(given[key]) for key in ("patch",) if key in given}
+        given |= {key: int(given[key]) for key in ("patch", "untrained") if key in given}
     except ValueError as error:
         raise UserError(f"backbone {name!r}: expected whole numbers, such as levels=3,4 and patch=8") from error
     settings = JoinSettings(**given)
-    if settings.patch < 1 or min(settings.levels) < 0:
-        raise UserError(f"backbone {name!r}: patch must be at least 1 and levels at least 0")
+    if settings.patch < 1 or min(*settings.levels, settings.untrained or 0) < 0:
+        raise UserError(f"backbone {name!r}: patch must be at least 1, levels and untrained at least 0")
     if settings.fit not in FITS:
         raise UserError(f"backbone {name!r}: fit is {settings.fit!r}; must be one of {', '.join(FITS)}")
     return model, settings
 
 
-def load_joined(name: str, weights: Path | None = None) -> Backbone:
-    """Return a convolutional network as a backbone.
+def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None = None) -> Backbone:
+    """Return a convolutional network as a backbone, or a backbone that is centred.
 
     Parameters
     ----------
@@ -96,6 +100,8 @@ def load_joined(name: str, weights: Path | None = None) -> Backbone:
         `efficientnet-lite2` or a timm name, and settings.
     weights
         A local file of a timm network's weights; None: timm's hub.
+    shipped
+        The backbone of that name that has a folder of its own, and so takes no setting but its centre's.
 
     Raises
     ------
@@ -103,24 +109,33 @@ def load_joined(name: str, weights: Path | None = None) -> Backbone:
         When a setting is not possible, weights cannot be had, or the data set of the centre is not there.
     """
     model, settings = parse_name(name)
-    if model == efficientnet_lite.NAME:
-        network = efficientnet_lite.build_network(settings.levels)
-        mean, std = efficientnet_lite.MEAN, efficientnet_lite.STD
-    else:
-        network = _from_timm(model, settings.levels, weights)
-        cfg: Any = network.pretrained_cfg
-        mean, std = cfg["mean"], cfg["std"]
-    plain = JoinedBackbone(network, model, mean, std, torch.zeros(sum(widths_of(network))), settings.patch)
+    plain = shipped or _plain(model, settings, weights)
+    if shipped and replace(settings, centre="", fit="squash") != JoinSettings():
+        raise UserError(f"backbone {name!r}: {model} has a folder of its own; it takes `centre` and `fit` alone")
     if not settings.centre:
         return plain
     return CentredBackbone(plain, training_centre(plain, settings.centre, settings.fit), name)
 
 
-def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None) -> nn.Module:
-    """Return a timm network with its weights that returns its feature maps at some levels."""
+def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone:
+    """Return a network without a centre."""
+    levels, untrained = settings.levels, settings.untrained is not None
+    with seeded(settings.untrained or 0):  # random weights are drawn even where trained ones replace them
+        if model == efficientnet_lite.NAME:
+            network = efficientnet_lite.build_network(levels, untrained=untrained)
+            mean, std = efficientnet_lite.MEAN, efficientnet_lite.STD
+        else:
+            network = _from_timm(model, levels, weights, untrained)
+            cfg: Any = network.pretrained_cfg
+            mean, std = cfg["mean"], cfg["std"]
+    return JoinedBackbone(network, model, mean, std, torch.zeros(sum(widths_of(network))), settings.patch)
+
+
+def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None, untrained: bool) -> nn.Module:
+    """Return a timm network, with its weights unless untrained, that returns its feature maps at some levels."""
     options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
     try:
-        network = timm.create_model(model, pretrained=True, features_only=True, out_indices=levels, **options)
+        network = timm.create_model(model, pretrained=not untrained, features_only=True, out_indices=levels, **options)
     except Exception as error:  # timm and its hub raise many kinds
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"backbone {model!r}: no timm network with levels {levels} and weights ({reason})") from error

@@ -34,7 +34,8 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
     name
         A backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite
         pretrain` wrote, `efficientnet-lite2`, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
-        With settings behind it, a timm name is a convolutional network's: `resnet18?levels=3,4` (see `joined_levels`).
+        With settings behind it, a timm name is a convolutional network's: `resnet18?levels=3,4`; any other can be
+        centred on a data set: `scenes?centre=msrc` (see `joined_levels`).
     positions
         How positions are resized for images of another size than in pre-training: as timm does, or as the authors' code
         does, which is what their published segmenters saw (see `positions`). A convolutional network has none.
@@ -52,10 +53,11 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
             return _from_folder(folder, OFFSET if authors else None)
         if (folder / "network.safetensors").exists():
             return load_levels(folder)
-    if any((bundled_dir() / name / card).exists() for card in ("vit.json", "network.json")):
+    if has_folder(name):
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
     if "?" in name or name == EFFICIENTNET_LITE2:
-        return load_joined(name, local_weights(name.partition("?")[0]))
+        model = name.partition("?")[0]
+        return load_joined(name, local_weights(model), load_backbone(model) if has_folder(model) else None)
     if name in RELEASED:
         encoder = RELEASED[name]
         path = local_weights(name) or download(encoder.url, weights_dir() / f"{name}.pth")
@@ -67,6 +69,12 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
 def bundled_dir() -> Path:
     """Return the folder of the backbones that ship, or whose cards do."""
     return project_dir() / "data" / "backbones"
+
+
+def has_folder(name: str) -> bool:
+    """Return whether a name is that of a backbone in a folder: one that ships, or one that was pre-trained here."""
+    cards = ("vit.json", "network.json")
+    return any((folder / card).exists() for folder in (bundled_dir() / name, pretrained_dir(name)) for card in cards)
 
 
 def pretrained_dir(name: str) -> Path:

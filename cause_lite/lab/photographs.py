@@ -1,4 +1,4 @@
-"""What stronger features change: baselines, CAUSE and the release's third step on one backbone, as run records.
+"""What stronger features change: baselines, CAUSE and the release's third step on a ladder of backbones.
 
 `efficientnet-lite2` is not self-supervised: it has seen ImageNet's class labels, though no segmentation label.
 """
@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from cause_lite.backbones.feature_store import module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
-from cause_lite.config import FitConfig, ProbeConfig
+from cause_lite.config import FitConfig
 from cause_lite.lab.comparison import (
     CAUSE,
     COLOUR_KMEANS,
@@ -37,77 +36,132 @@ from cause_lite.runtime.files import UserError
 
 STUDY = "photographs"
 BACKBONE = "efficientnet-lite2"
-# The settings of each data set on that backbone, beside those of its recipe. They are those of a first trial, which was
-# scored on test images too: no setting was searched for, but the comparison is not blind.
-SETTINGS: dict[str, dict[str, object]] = {
-    "msrc": {},
-    "camvid": {
-        "backbone": f"{BACKBONE}?centre=camvid&fit=centre",
-        "head.positive_threshold": 0.4,
-        "head.negative_threshold": 0.2,
-        "head.epochs": 6,
-    },
+# Backbones from weak to strong, each by the name that `load_backbone` takes.
+LADDER = {
+    "untrained": f"{BACKBONE}?untrained=0",
+    "scenes": "scenes",
+    "camvid": "camvid",
+    "photos": "photos",
+    BACKBONE: BACKBONE,
 }
+# Each backbone is centred on the mean patch of a data set's training photographs, squared as they are in the fit.
+CENTRES = {"msrc": "centre=msrc", "camvid": "centre=camvid&fit=centre"}
+EPOCHS = 6  # of step 2
+# Thresholds of step 2 by data set and backbone: those of the best validation score (see `choice_runs`).
+TRIED = {"cosine": ((0.3, 0.1), (0.4, 0.2), (0.6, 0.3)), "quantile": ((0.95, 0.8), (0.98, 0.9))}
+USUAL = ("cosine", 0.4, 0.2)
+CHOSEN: dict[tuple[str, str], tuple[str, float, float]] = {}
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
 BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
 BASELINE_HEAD = "mlp"  # whose settings the records of baselines carry; they have no head
 SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
+CHOICE_SPLIT = "val"  # what thresholds are chosen on
+CHOICE = "choice"
 FLOWS = {
     "as-released": ("as_released", "step 3 as released: labels train the head"),
     "detached": ("detached", "step 3 as released, but labels do not reach the head"),
 }
 
 
-def configured(data: str, head: str, seed: int) -> FitConfig:
-    """Return the settings of a clean fit on the backbone.
+def configured(
+    data: str, head: str, seed: int, rung: str = BACKBONE, thresholds: tuple[str, float, float] | None = None
+) -> FitConfig:
+    """Return the settings of a clean fit on a backbone of the ladder.
+
+    Parameters
+    ----------
+    data, head, seed
+        `msrc` or `camvid`; `tr` or `mlp`; the seed.
+    rung
+        The backbone, a key of `LADDER`.
+    thresholds
+        Their kind, the upper and the lower one; None: those that were chosen.
 
     Raises
     ------
     UserError
         For a data set that the study does not have.
     """
-    if data not in SETTINGS:
-        raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(SETTINGS)}")
-    return recipe(data, head, seed, changes=SETTINGS[data])
+    if data not in CENTRES:
+        raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
+    kind, high, low = thresholds or CHOSEN.get((data, rung), USUAL)
+    name = LADDER[rung]
+    changes = {
+        "backbone": f"{name}{'&' if '?' in name else '?'}{CENTRES[data]}",
+        "head.threshold_kind": kind,
+        "head.positive_threshold": high,
+        "head.negative_threshold": low,
+        "head.epochs": EPOCHS,
+    }
+    return recipe(data, head, seed, changes=changes)
 
 
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
-    """Yield the runs of a data set: baselines and clean heads by seed, then other third steps, slow baselines last."""
-    possible = get_args(ProbeConfig.model_fields["label_flow"].annotation)
-    for head in heads:
-        clean: dict[str, tuple[str, Callable[[FitConfig], dict]]] = {
-            "clean": ("clean: labels reach the linear probe alone", _clean),
-            "head-kmeans": ("k-means on the head's output", _head_kmeans),
-        }
+    """Yield the runs of a data set, the strongest backbone first.
+
+    Of each backbone: the choice of thresholds, baselines and clean heads by seed, other third steps, slow baselines.
+    """
+    for rung in reversed(LADDER):
+        if BASELINE_HEAD in heads:
+            yield from choice_runs(data, rung)
+        for head in heads:
+            yield from _head_runs(data, seeds, head, rung)
+        for seed in range(seeds) if BASELINE_HEAD in heads else ():
+            config = configured(data, BASELINE_HEAD, seed, rung)
+            for name, method in SLOW_BASELINES.items():
+                yield Run(named(name, rung), method, config, partial(_baseline, config, method))
+
+
+def _head_runs(data: str, seeds: int, head: str, rung: str) -> Iterator[Run]:
+    clean: dict[str, tuple[str, Callable[[FitConfig], dict]]] = {
+        "clean": ("clean: labels reach the linear probe alone", _clean),
+        "head-kmeans": ("k-means on the head's output", _head_kmeans),
+    }
+    for seed in range(seeds):
+        config = configured(data, head, seed, rung)
+        for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
+            yield Run(named(name, rung), method, config, partial(_baseline, config, method))
+        for name, (title, work) in clean.items():
+            yield Run(named(name, rung), title, config, partial(work, config))
+    for name, (flow, title) in FLOWS.items():
         for seed in range(seeds):
-            config = configured(data, head, seed)
-            for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
-                yield Run(_named(name), method, config, partial(_baseline, config, method))
-            for name, (title, work) in clean.items():
-                yield Run(_named(name), title, config, partial(work, config))
-        for name, (flow, title) in FLOWS.items():
-            for seed in range(seeds) if flow in possible else ():
-                config = configured(data, head, seed).replace({"probe.label_flow": flow})
-                yield Run(_named(name), title, config, partial(_other_third_step, config))
-    for seed in range(seeds) if BASELINE_HEAD in heads else ():
-        config = configured(data, BASELINE_HEAD, seed)
-        for name, method in SLOW_BASELINES.items():
-            yield Run(_named(name), method, config, partial(_baseline, config, method))
+            config = configured(data, head, seed, rung).replace({"probe.label_flow": flow})
+            yield Run(named(name, rung), title, config, partial(_other_third_step, config))
 
 
-def summary(data: str) -> pd.DataFrame:
+def choice_runs(data: str, rung: str) -> Iterator[Run]:
+    """Yield clean fits of seed 0 with each pair of thresholds, scored on validation photographs."""
+    for kind, pairs in TRIED.items():
+        for high, low in pairs:
+            config = configured(data, BASELINE_HEAD, 0, rung, (kind, high, low))
+            title = f"{kind} {high:g} / {low:g}"
+            yield Run(
+                named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), title, config, partial(_clean, config, CHOICE_SPLIT)
+            )
+
+
+def choices(data: str) -> pd.DataFrame:
+    """Return the validation scores of the thresholds that were tried, a row a backbone and pair; see `choice_runs`."""
+    rows = []
+    for record in read_study(STUDY, data).values():
+        rung, arm = record["name"].split("/")
+        if arm.startswith(CHOICE):
+            scores = {"mIoU, %": record["miou"], "pAcc, %": record["pacc"]}
+            rows.append({"backbone": rung, "thresholds": record["title"]} | scores)
+    return pd.DataFrame(rows)
+
+
+def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     """Return the scores of each method and arm over seeds, and its gain over k-means on the same features.
 
     Columns are `miou` and `pacc` (means in percent) with `_std` (sample standard deviation), `_gain` (the mean
     difference at the same seed, in points) and `_low`, `_high` (its 95 % interval by a paired t test; NaN below three
     seeds).
     """
-    records = read_study(STUDY, data).values()
-    base = {record["seed"]: record for record in records if record["name"] == _named(FEATURE_ARM)}
-    arms = {
-        name: place
-        for place, name in enumerate(map(_named, [*BASELINES, *SLOW_BASELINES, "clean", "head-kmeans", *FLOWS]))
-    }
+    order = [*BASELINES, *SLOW_BASELINES, "clean", "head-kmeans", *FLOWS]
+    arms = {named(name, rung): place for place, name in enumerate(order)}
+    records = [record for record in read_study(STUDY, data).values() if record["name"] in arms]
+    base = {record["seed"]: record for record in records if record["name"] == named(FEATURE_ARM, rung)}
     groups: dict[tuple[str, str], list[dict]] = {}
     for record in sorted(records, key=lambda record: (record["method"], arms[record["name"]])):
         groups.setdefault((record["name"], record["method"]), []).append(record)
@@ -124,10 +178,10 @@ def summary(data: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(data: str) -> pd.DataFrame:
+def table(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     """Return `summary` as text, a row a method and arm: scores as mean ± spread, gains with their intervals."""
     rows = []
-    for row in summary(data).to_dict("records"):
+    for row in summary(data, rung).to_dict("records"):
         line = {"method": row["method"], "run": row["title"] if row["method"] in CAUSE.values() else ""}
         for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
             spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
@@ -135,7 +189,7 @@ def table(data: str) -> pd.DataFrame:
             low, high = row[f"{score}_low"], row[f"{score}_high"]
             interval = "" if np.isnan(low) or low == high else f" ({low:+.1f} to {high:+.1f})"
             line[f"gain, {name}"] = (
-                "" if row["arm"] == _named(FEATURE_ARM) else f"{row[f'{score}_gain']:+.1f}{interval}"
+                "" if row["arm"] == named(FEATURE_ARM, rung) else f"{row[f'{score}_gain']:+.1f}{interval}"
             )
         rows.append(line | {"seeds": row["seeds"]})
     return pd.DataFrame(rows)
@@ -144,23 +198,24 @@ def table(data: str) -> pd.DataFrame:
 def key_of(arm: str, method: str) -> str:
     """Return a short name of a method and arm, such as `mlp_clean` or `feature_kmeans`."""
     heads = {title: head for head, title in CAUSE.items()}
-    arm = arm.removeprefix(_named("")).replace("-", "_")
+    arm = arm.partition("/")[2].replace("-", "_")
     return f"{heads[method]}_{arm}" if method in heads else arm
 
 
-def _named(arm: str) -> str:
-    return f"{BACKBONE}/{arm}"
+def named(arm: str, rung: str) -> str:
+    """Return the name of an arm on a backbone, as records carry it."""
+    return f"{rung}/{arm}"
 
 
 def _baseline(config: FitConfig, method: str) -> dict:
     return next(iter(baseline_records(config, load_training(config), load_evaluation(config), (method,))))
 
 
-def _clean(config: FitConfig) -> dict:
+def _clean(config: FitConfig, split: str | None = None) -> dict:
     """Return the record of a clean fit, with the scores of its linear probe beside."""
     start = time.perf_counter()
-    scores = score_segmenter(fitted_segmenter(config), config)
-    record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start)
+    scores = score_segmenter(fitted_segmenter(config), config, split=split)
+    record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start, split=split)
     linear = scores["linear"].unmatched()
     return record | {"linear_miou": round(linear["miou"], 4), "linear_pacc": round(linear["pacc"], 4)}
 

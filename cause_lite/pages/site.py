@@ -26,7 +26,7 @@ from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.lab import cost, reproduce
-from cause_lite.lab.comparison import SEEDS, scenes_records
+from cause_lite.lab.comparison import REPEATED_SEED, seed_records
 from cause_lite.lab.recipes import HEADS, TABLES, recipe, rows
 from cause_lite.lab.runs import fitted_run, load_training
 from cause_lite.runtime import provenance
@@ -88,20 +88,20 @@ def _fit_on_one_thread(config: FitConfig) -> None:
 
 
 def _score(seed: int) -> None:
-    scenes_records(seed)
+    seed_records("scenes", seed)
     get_reusable_executor().shutdown()  # else the CRF's idle workers would keep this process for minutes
 
 
-def fit_all(seeds: int = SEEDS) -> None:
+def fit_all(seed: int = REPEATED_SEED) -> None:
     """Fit and score what the pages show: two fits at a time, a thread each, which is faster than one on two threads."""
     first = recipe("scenes", HEADS[0])
     images = load_training(first).images  # before two processes would both render them
     cached_features(load_backbone(first.backbone), images, "Features")
-    configs = [recipe("scenes", head, seed) for seed in range(seeds) for head in HEADS]
+    configs = [recipe("scenes", head, seed) for head in HEADS]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
             pass
-        for _ in track(pool.map(_score, range(seeds)), "Scoring scenes", total=seeds):
+        for _ in track(pool.map(_score, [seed]), "Scoring scenes", total=1):
             pass
 
 
