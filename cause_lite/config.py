@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from cause_lite.runtime.settings import AboveZero, Cosine, Count, Positive, Rate, Settings, SettingsTree, Share
 
 HEADS = ("tr", "mlp")
+NUMBERS = Field(strict=False, exclude_if=lambda value: value is None)  # absent from records where they are off
 
 
 class DataConfig(Settings):
@@ -26,6 +27,8 @@ class DataConfig(Settings):
     resize: Literal["nearest", "bilinear"] = "nearest"  # release: nearest, for images too
     clusters: Annotated[int, Field(ge=1, le=65_535)] | None = None  # to find in a folder; None: see folders.load_folder
     skip_bad: bool = False  # leave out images that cannot be read, and list them
+    window: Annotated[tuple[float, float] | None, NUMBERS] = None  # of a folder's images: datasets.arrays.Reading
+    bands: Annotated[tuple[Positive, ...] | None, NUMBERS] = None  # likewise
 
 
 class ClusterbookConfig(Settings):

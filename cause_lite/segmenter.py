@@ -20,7 +20,8 @@ class Segmenter(nn.Module):
     """Everything that predicts, and the linear probe, a diagnostic that is no part of any prediction.
 
     The backbone, which may be attached later, is shown squares of `size` pixels a side. `classes` names what the
-    clusters are scored against.
+    clusters are scored against, `cluster_names` each cluster by its classes where an evaluation matched them; neither
+    decides any label. `reading` is how the training images were read.
     """
 
     codebook: Tensor
@@ -38,7 +39,8 @@ class Segmenter(nn.Module):
         super().__init__()
         self.head, self.cluster_probe, self.linear_probe, self.backbone = head, cluster_probe, linear_probe, backbone
         self.register_buffer("codebook", codebook)
-        self.size, self.classes = size, classes
+        self.size, self.classes, self.reading = size, classes, Reading()
+        self.cluster_names: tuple[str, ...] = ()
 
     @torch.no_grad()
     def segment_features(
@@ -70,8 +72,8 @@ class Segmenter(nn.Module):
     def segment(self, image: object, scale: float = 1.0, reading: Reading | None = None) -> np.ndarray:
         """Return the cluster of each pixel, (H, W), or (N, H, W) of a batch; the type's last value is an ignored pixel.
 
-        `image` is whatever `datasets.arrays.as_picture` reads, or a batch of it; `reading` may name bands and a window.
-        The type is uint8 for up to 255 clusters, else uint16. Memory is some bytes a pixel however many there are.
+        `image` is whatever `datasets.arrays.as_picture` reads, or a batch of it; without `reading`, it is read as the
+        training images were. The type is uint8 for up to 255 clusters, else uint16. Memory is some bytes a pixel.
 
         Raises
         ------
@@ -80,7 +82,7 @@ class Segmenter(nn.Module):
         """
         kind = label_type(len(self.cluster_probe.centres))
         labels = []
-        for picture in as_pictures(image, reading):
+        for picture in as_pictures(image, reading or self.reading):
             nearest = by_strips(self.maps(picture.rgb, scale), picture.rgb.shape[:2], self.similarities, largest)
             labels.append(picture.with_ignored(nearest.cpu().numpy().astype(kind)))
         return np.stack(labels) if is_batch(image) else labels[0]

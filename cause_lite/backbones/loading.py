@@ -20,6 +20,7 @@ from cause_lite.datasets.downloads import download
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
+VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # of timm, with flexible sizes
 SHAPE_FIELDS = {"grid", "patch", "width", "depth", "heads"}  # of a card's `architecture`
 Positions = Literal["timm", "authors"]
 
@@ -95,6 +96,7 @@ def local_weights(name: str) -> Path | None:
 
 def _from_timm(name: str, position_offset: float | None) -> Backbone:
     """Return a timm ViT with its weights, from a local file or timm's hub."""
+    _check_transformer(name)
     path = local_weights(name)
     options: dict[str, Any] = {}
     if path is not None:
@@ -109,6 +111,15 @@ def _from_timm(name: str, position_offset: float | None) -> Backbone:
     return VitBackbone(
         vit, name, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"], position_offset=position_offset
     )
+
+
+def _check_transformer(name: str) -> None:
+    """Raise UserError when timm knows a network of that name that is no vision transformer."""
+    if timm.is_model(name) and not timm.models.is_model_in_modules(name.partition(".")[0], VIT_MODULES):
+        raise UserError(
+            f"backbone {name!r}: is no vision transformer (ViT), such as vit_small_patch8_224.dino; a convolutional "
+            f"network is named with its levels, as in resnet18.a1_in1k?levels=3,4"
+        )
 
 
 def _narrow_sizes(path: Path) -> dict[str, int]:

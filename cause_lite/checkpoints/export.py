@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import timm
+
 from cause_lite.backbones.loading import bundled_dir, pretrained_dir
 from cause_lite.checkpoints.config_records import read_config
+from cause_lite.checkpoints.matching import MATCHING_FILE, Matching, read_matching
 from cause_lite.checkpoints.segmenter_folder import SHAPE_FILE, WEIGHTS_FILE, load, write_shape
 from cause_lite.runtime.files import UserError, read_json, write_whole
 
@@ -21,25 +24,36 @@ license: {licence}
 A segmenter fitted by CAUSE (causal unsupervised semantic segmentation, arXiv 2310.07379) with cause-lite.
 {labels}
 
+## Use it
+
+```bash
+cause-lite segment photo.jpg --model FOLDER{named_option}  # the folder that holds this file, or hf:OWNER/NAME
+```
+
 ```python
 import cause_lite
 
-segmenter = cause_lite.load("hf:OWNER/NAME")  # or the folder that holds this file
-labels = segmenter.segment(image)  # (H, W, 3) uint8 -> (H, W) cluster numbers
+segmenter = cause_lite.load("FOLDER")  # or "hf:OWNER/NAME"
+labels = segmenter.segment("photo.jpg")  # or a Pillow image, an array, a tensor: (H, W) cluster numbers{names_line}
 ```
+
+## What it is
 
 | | |
 |---|---|
 | head | {head} |
 | backbone | {backbone} |
-| trained on | {data}, seed {seed} |
+| licence of these weights | {licence} |
+| licence of the backbone's weights | {backbone_licence} |
+| trained on | {data}{images}, seed {seed} |
 | clusters | {num_classes} |
 | concepts | {num_concepts} |
 | image side | {size} px |
 | commit | {commit} |
 | configuration hash | {config_hash} |
 | date | {date} |
-{scores}"""
+{scores}{clusters}"""
+NAMED_OPTION, NAMES_LINE = " --named", "\nnames = segmenter.cluster_names  # by cluster number"
 CLEAN = "No label had any influence on what it predicts; clusters have numbers, not names."
 LEAKED = "**Labels trained its head** (label flow as in the release): its predictions are not unsupervised."
 
@@ -70,6 +84,8 @@ def export(run: Path, out: Path, licence: str = "mit") -> Path:
     def write(part: Path) -> None:
         part.mkdir()
         shutil.copy(run / WEIGHTS_FILE, part)
+        if (run / MATCHING_FILE).exists():
+            shutil.copy(run / MATCHING_FILE, part)
         exported = shape | _copy_backbone(shape["backbone"], part)
         write_shape(part, exported)
         (part / "README.md").write_text(card(fit_record, exported, run, licence), encoding="utf-8")
@@ -103,29 +119,77 @@ def card(fit_record: dict, shape: dict, run: Path, licence: str) -> str:
     shape
         segmenter.json of the model folder.
     run
-        The run's folder, whose scores.json is read where there is one.
+        The run's folder, whose scores and matching are read where there are any.
     licence
         An identifier that the Hugging Face Hub knows.
     """
-    config = read_config(fit_record["config"])
-    data = Path(config.data.name).name
+    config, matching = read_config(fit_record["config"]), read_matching(run, shape["num_classes"])
+    data, images = Path(config.data.name).name, fit_record.get("images")
     return CARD.format(
         licence=licence,
         title=f"CAUSE-{config.head.kind.upper()} on {data}",
         labels=LEAKED if config.probe.label_flow == "as_released" or config.head.clip_with_labels else CLEAN,
+        named_option=NAMED_OPTION if matching else "",
+        names_line=NAMES_LINE if matching else "",
+        backbone=config.backbone,
+        backbone_licence=_backbone_licence(config.backbone),
         head=config.head.kind,
         data=data,
+        images=f", {images} images" if images else "",
         seed=config.seed,
-        scores=_score_table(run / "scores.json"),
-        **{key: shape[key] for key in ("num_classes", "num_concepts", "size", "backbone")},
+        scores=_score_table(run),
+        clusters=_cluster_table(matching),
+        **{key: shape[key] for key in ("num_classes", "num_concepts", "size")},
         **{key: fit_record[key] for key in ("commit", "config_hash", "date")},
     )
 
 
-def _score_table(path: Path) -> str:
-    """Return the scores of a run as a Markdown table; nothing when there are none."""
-    if not path.exists():
+def _backbone_licence(name: str) -> str:
+    """Return the licence of a backbone's weights, as far as it is known."""
+    if (bundled_dir() / name).is_dir():
+        return "MIT (made by cause-lite)"
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.partition("?")[0]) else None
+    return (config and config.license) or "not recorded; see where the backbone comes from"
+
+
+def _score_table(run: Path) -> str:
+    """Return the scores of a run, on its own data and on others, as a Markdown table; nothing when there are none."""
+    rows = []
+    for path in sorted(run.glob("scores*.json")):
+        record = read_json(path)
+        try:
+            about = f"{Path(record['data']).name}, {record['images']} images, {record['view']}"
+            rows += [f"| {about} | {name} | {_pair(score)} |" for name, score in record["scores"].items()]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: is no record of an evaluation ({error!r}); evaluate again") from error
+    if not rows:
         return ""
-    scores = read_json(path)["scores"]
-    rows = "\n".join(f"| {name} | {score['miou']} | {score['pacc']} |" for name, score in scores.items())
-    return f"\n| scores | mIoU, % | pixel accuracy, % |\n|---|---|---|\n{rows}\n"
+    return "\n".join(
+        ["\n## Scores\n", "| data | prediction | mIoU, % | pixel accuracy, % |", "|---|---|---|---|", *rows, ""]
+    )
+
+
+def _pair(score: dict) -> str:
+    return " | ".join(f"{score[key]:.1f}" for key in ("miou", "pacc"))
+
+
+def _cluster_table(matching: Matching | None) -> str:
+    """Return how clusters and classes meet as a Markdown table; nothing when that is not known."""
+    if matching is None:
+        return ""
+    made_on = f"Matched on {matching.images} labelled images of {matching.data}; it decides no label."
+    rows = [
+        f"| {each.cluster} | {each.one_to_one or '-'} | {each.most or '-'} | {100 * each.share:.0f} |"
+        for each in matching.clusters
+    ]
+    return "\n".join(
+        [
+            "\n## Clusters\n",
+            made_on,
+            "",
+            "| cluster | matched to | mostly | share of it, % |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )

@@ -10,7 +10,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from cause_lite.runtime.files import UserError
 
-FILES = ("segmenter.json", "segmenter.safetensors", "README.md", "backbone/vit.json", "backbone/vit.safetensors")
+FILES = (
+    "segmenter.json",
+    "segmenter.safetensors",
+    "matching.json",
+    "README.md",
+    "backbone/vit.json",
+    "backbone/vit.safetensors",
+)
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:

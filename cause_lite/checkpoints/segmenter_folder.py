@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cause_lite.backbones import load_backbone
+from cause_lite.checkpoints.matching import read_matching
+from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
@@ -43,6 +45,8 @@ class SegmenterShape(BaseModel):
         Names of the classes that it was fitted on; may be empty.
     backbone
         A name for `load_backbone`, or a path below the folder that begins with "./"; None: not known.
+    window, bands
+        How the training images were read; see `datasets.arrays.Reading`.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -56,6 +60,8 @@ class SegmenterShape(BaseModel):
     size: Size
     classes: list[str]
     backbone: str | None
+    window: Annotated[tuple[float, float] | None, Field(strict=False)] = None
+    bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None
 
 
 def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
@@ -94,6 +100,8 @@ def shape_of(segmenter: Segmenter) -> dict:
         "num_classes": num_classes,
         "size": segmenter.size,
         "classes": list(segmenter.classes),
+        "window": segmenter.reading.window,
+        "bands": segmenter.reading.bands,
     }
 
 
@@ -129,6 +137,8 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
         segmenter.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: is not the file that {SHAPE_FILE} describes ({error})") from error
+    if matching := read_matching(folder, shape.num_classes):
+        segmenter.cluster_names = matching.names
     if with_backbone and shape.backbone:
         inside = shape.backbone.startswith("./")
         segmenter.backbone = load_backbone(str(folder / shape.backbone) if inside else shape.backbone)
@@ -160,7 +170,7 @@ def read_shape(path: Path) -> SegmenterShape:
 def empty_segmenter(shape: SegmenterShape) -> Segmenter:
     """Return a segmenter of the given shape without backbone, its weights still to be loaded."""
     codebook = torch.zeros(shape.num_concepts, shape.dim)
-    return Segmenter(
+    segmenter = Segmenter(
         build_head(shape.head, shape.dim, shape.reduced_dim, shape.num_patches, codebook),
         codebook,
         ClusterProbe(shape.num_classes, shape.reduced_dim),
@@ -168,3 +178,5 @@ def empty_segmenter(shape: SegmenterShape) -> Segmenter:
         size=shape.size,
         classes=tuple(shape.classes),
     )
+    segmenter.reading = Reading(shape.window, shape.bands)
+    return segmenter

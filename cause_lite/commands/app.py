@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from cause_lite.commands import data, experiment, model
+from cause_lite.commands.console import console
 from cause_lite.runtime.files import UserError
 
 app = typer.Typer(
@@ -29,8 +33,18 @@ for command in (
     app.command()(command)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.print(version("cause-lite"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def describe() -> None:
+def describe(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Causal Unsupervised Semantic Segmentation (CAUSE, arXiv 2310.07379), explained and reproduced.
 
     A first tour, with no download: `cause-lite fit --head mlp --out runs/first`, then
@@ -40,6 +54,7 @@ def describe() -> None:
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and exit status 1."""
+    warnings.showwarning = lambda message, *where: console.print(f"Note: {message}", markup=False)
     try:
         app(standalone_mode=False)
     except UserError as error:

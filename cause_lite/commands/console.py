@@ -15,6 +15,19 @@ console = Console()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
 Out = Annotated[Path, typer.Option(help="The folder to write to; made if absent.")]
+Window = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LOW HIGH",
+        help="Values to show as black and white. Left out: as in the fit; there, by percentiles of each image.",
+    ),
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Bands to show as red, green and blue, such as 3,2,1. Left out: as in the fit; there, the first."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as head.epochs=4; may be repeated."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cause_lite.commands.console import Device, Out, Set, console, settings_of
+from cause_lite.commands.console import Bands, Device, Out, Set, Window, console, settings_of
 
 
 def fit(
@@ -22,6 +22,12 @@ def fit(
         int | None,
         typer.Option(help="Groups to find in a folder of images; as many as classes, or 12, when left out.", max=65535),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side that images are scaled to; of a folder, rounded to whole patches.", min=1),
+    ] = None,
+    window: Window = None,
+    bands: Bands = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and list them.")] = False,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile backbone and head (torch.compile).")] = False,
@@ -34,33 +40,62 @@ def fit(
     `torchrun --nproc-per-node=2 -m cause_lite fit ...` shares the batches among processes.
     """
     from cause_lite.datasets import is_folder
+    from cause_lite.datasets.arrays import parse_bands
     from cause_lite.datasets.folder_survey import survey
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import fit_to
 
-    asked = {"data.clusters": clusters, "optimisation.precision": precision, "data.skip_bad": skip_bad or None}
-    asked |= {"optimisation.compiled": compiled or None}
+    asked: dict[str, object] = {
+        "data.clusters": clusters,
+        "optimisation.precision": precision,
+        "data.skip_bad": skip_bad or None,
+    }
+    asked |= {"optimisation.compiled": compiled or None, "data.size": size}
+    asked |= {"data.window": window, "data.bands": parse_bands(bands)}
     changes = {name: value for name, value in asked.items() if value is not None} | settings_of(settings)
-    if is_folder(data):
-        console.print(survey(Path(data)).summary())
+    found = survey(Path(data)) if is_folder(data) else None
+    if found:
+        console.print(found.summary())
     fitted = fit_to(recipe(data, head, seed, backbone, changes), out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
-    console.print(f"Segmenter written to {out} ({took}); score it with `cause-lite evaluate {out}`.")
+    console.print(f"Segmenter written to {out} ({took}).")
+    if found:
+        console.print(f"Look at its contact sheet, {out / 'contact.png'}.")
+    if not found or found.labelled:
+        console.print(f"Score it with `cause-lite evaluate {out}`.")
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    data: Annotated[
+        str | None, typer.Option(help="Another labelled folder or data set, matched anew; the run's own when left out.")
+    ] = None,
+    tiled: Annotated[
+        bool, typer.Option(help="Score whole images in tiles at the scale of training, in place of squares.")
+    ] = False,
     crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (slow; needs pydensecrf2).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Score a fitted segmenter: clusters matched to classes over the whole split; writes scores.json there."""
-    from cause_lite.lab.runs import evaluate_run
+    """Score a fitted segmenter: clusters matched to classes over the whole split.
 
-    scores = evaluate_run(run, crf, device)
-    table = Table("prediction", "mIoU %", "pixel accuracy %", title=str(run))
-    for name, score in scores.items():
-        table.add_row(name, f"{score['miou']:.1f}", f"{score['pacc']:.1f}")
+    Writes scores there (scores.json; scores-NAME.json of other data), and matching.json, by which clusters have names.
+    """
+    from cause_lite.lab.evaluating import Evaluating, evaluate_run
+
+    record = evaluate_run(run, Evaluating(data, crf, tiled), device)
+    title = f"{run} on {record['images']} images of {record['data']}, {record['view']}"
+    table = Table("prediction", "mIoU %", "pixel accuracy %", "many-to-one %", title=title)
+    for name, score in record["scores"].items():
+        values = (score[key] for key in ("miou", "pacc", "many_to_one_pacc") if key in score)
+        table.add_row(name, *(f"{value:.1f}" for value in values))
     console.print(table)
+    clusters = Table("cluster", "matched to", "mostly", "share of it %", title="Clusters and classes")
+    for each in record["matching"]:
+        share = f"{100 * each['share']:.0f}" if each["pixels"] else "-"
+        clusters.add_row(str(each["cluster"]), each["one_to_one"] or "-", each["most"] or "-", share)
+    console.print(clusters)
+    if record["unmatched_classes"]:
+        console.print(f"Classes without a cluster, which count as wrong: {', '.join(record['unmatched_classes'])}")
 
 
 def segment(
@@ -78,23 +113,23 @@ def segment(
     confidence: Annotated[
         bool, typer.Option(help="Write NAME.confidence.png too: the margin between the two nearest clusters.")
     ] = False,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="Values to show as black and white; by percentiles when left out."),
-    ] = None,
-    bands: Annotated[str | None, typer.Option(help="Bands to show as red, green and blue, such as 3,2,1.")] = None,
+    named: Annotated[
+        bool, typer.Option(help="Give each cluster in legend.csv the class that `cause-lite evaluate` found in it.")
+    ] = False,
+    window: Window = None,
+    bands: Bands = None,
     frame: Annotated[int | None, typer.Option(help="Which image of a stack or an animation, from 1.")] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image).
 
-    `legend.csv` names the colours. The images of a folder keep their paths within it. What cannot be read is listed
-    at the end, with exit status 1; the rest is done.
+    `legend.csv` names the colours. A GeoTIFF also gets NAME.labels.tif with its georeference. The images of a folder
+    keep their paths within it. What cannot be read is listed at the end, with exit status 1; the rest is done.
     """
     from cause_lite.datasets.arrays import Reading, parse_bands
     from cause_lite.lab.segmenting import Segmenting, segment_files
 
-    how = Segmenting(scale, crf, confidence, Reading(window, parse_bands(bands), frame))
+    how = Segmenting(scale, crf, confidence, named, Reading(window, parse_bands(bands), frame))
     for written in segment_files(images, model, out, device, how, console.print):
         console.print(str(written))
 

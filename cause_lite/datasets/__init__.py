@@ -1,8 +1,9 @@
 """Images and label maps by name: rendered scenes, CamVid, the benchmarks' official files, or a folder of your own.
 
 Begin with `loading.load_split`, which every command calls; `readers` turns a file into an image, `images` many files
-into rows. `official`, `camvid`, `scenes` and `folders` each know one source; `sources` lists what can be downloaded,
-`downloads` fetches it and `archives` unpacks it. `photos` packs unlabelled photographs for pre-training.
+into rows; `geotiff` keeps georeferences. `official`, `camvid`, `scenes` and `folders` each know one source; `sources`
+lists what can be downloaded, `downloads` fetches it and `archives` unpacks it. `photos` packs unlabelled photographs
+for pre-training.
 """
 
 from cause_lite.datasets.folders import folder_files

@@ -42,6 +42,11 @@ class Reading:
     bands: tuple[int, ...] | None = None
     frame: int | None = None
 
+    def over(self, other: Reading) -> Reading:
+        """Return what this one says, and what `other` says where this one leaves it open."""
+        frame = other.frame if self.frame is None else self.frame
+        return Reading(self.window or other.window, self.bands or other.bands, frame)
+
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
     """Return the band numbers of a text such as "3,2,1".

@@ -175,6 +175,14 @@ class LazyRows:
         known = (ids >= 0) & (ids < len(classes))
         return np.where(known, classes[np.where(known, ids, 0)], -1).astype(np.int16)
 
+    def whole(self, number: int) -> np.ndarray:
+        """Return the image of a file, (H, W, 3) uint8, or its class numbers (H, W) int16: not cropped, not squared."""
+        file = self.files[number]
+        if file is None:
+            raise UserError(f"row {number} has no file")
+        values = np.asarray(self.read(file))
+        return values if self.classes is None else self._class_numbers(values, self.classes)
+
     def only(self, kept: np.ndarray) -> LazyRows:
         """Return the rows of the files that `kept` (one bool a file) marks."""
         return replace(self, files=tuple(f for f, k in zip(self.files, kept, strict=True) if k))

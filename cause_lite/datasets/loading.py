@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cause_lite.datasets import camvid, msrc, photos, scenes, sources
+from cause_lite.datasets.arrays import Reading
 from cause_lite.datasets.folders import load_folder
 from cause_lite.datasets.images import Squaring
 from cause_lite.datasets.official import OFFICIAL, load_official
@@ -35,6 +36,7 @@ def load_split(
     fit: str = "centre",
     resize: str | None = None,
     clusters: int | None = None,
+    reading: Reading | None = None,
 ) -> Split:
     """Return a split of a data set, as squares.
 
@@ -50,6 +52,8 @@ def load_split(
     clusters
         How many clusters to find in a folder of one's own; see `folders.load_folder`. Other data sets have as many as
         classes.
+    reading
+        Window and bands of the images of a folder of one's own; other data sets are read as they are.
 
     Raises
     ------
@@ -57,12 +61,16 @@ def load_split(
         For an unknown name or split, an option that the data set does not have, or data that is not there.
     """
     if is_folder(name):
-        return load_folder(Path(name), clusters, Squaring(size or SQUARE_SIZE, crops, fit, resize or "nearest"))
+        return load_folder(
+            Path(name), clusters, Squaring(size or SQUARE_SIZE, crops, fit, resize or "nearest"), reading
+        )
     check_name(name)
     if clusters is not None:
         raise UserError(
             f"{name}: data.clusters is for a folder of your own; this data set has a cluster for each class"
         )
+    if reading is not None:
+        raise UserError(f"{name}: data.window and data.bands are for a folder of your own; leave them out")
     if split not in SPLITS[name]:
         raise UserError(f"{name}: no split {split!r}; choose from {', '.join(SPLITS[name])}")
     if name in OFFICIAL:

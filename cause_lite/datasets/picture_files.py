@@ -61,7 +61,7 @@ IMAGE_ENDS = (
 DEEP_PNG = ("RGB;16B", "RGBA;16B", "LA;16B")  # how Pillow names what it would cut to 8 bits
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SOFTWARE = "cause-lite"  # stands in the text of every picture that is written, so that none is read as an input
-OUTPUT_ENDS = (".labels.png", ".overlay.png", ".confidence.png")
+OUTPUT_ENDS = (".labels.png", ".labels.tif", ".overlay.png", ".confidence.png")
 
 # Pillow warns of sizes, which are checked here, and of damaged tags. Said once for the whole process:
 # `warnings.catch_warnings` around each file would lose the warnings of other threads.

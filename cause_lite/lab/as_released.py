@@ -98,16 +98,16 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     UserError
         When there are no labels.
     """
-    config, classes = session.config, len(train.classes)
+    config = session.config
     flow = config.probe.label_flow
     if train.labels is None:
         raise UserError(f"{train.name}: probe.label_flow {flow!r} needs labels, and there are none")
     if flow != "detached":
         warnings.warn(f"{WARNING}; by probe.label_flow={flow} labels train the head", stacklevel=2)
-    linear = LinearProbe(classes, config.head.reduced_dim).to(session.device)
+    linear = LinearProbe(len(train.classes), config.head.reduced_dim).to(session.device)
     with tempfile.TemporaryDirectory() as folder:
         outputs = partial(module_outputs, head, features, Path(folder))
-        clusters = initial_probe(outputs, classes, config, session.generator).to(session.device)
+        clusters = initial_probe(outputs, train.num_clusters, config, session.generator).to(session.device)
     losses = _fit_jointly(head, clusters, linear, features, train.labels, session)
     return clusters, linear, {"as_released": losses}
 

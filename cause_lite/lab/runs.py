@@ -17,8 +17,10 @@ from cause_lite import checkpoints
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.checkpoints import config_records
+from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
+from cause_lite.datasets.arrays import Reading
 from cause_lite.datasets.images import LazyRows, flipped
 from cause_lite.datasets.picture_files import SOFTWARE
 from cause_lite.evaluate import evaluate
@@ -76,7 +78,8 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         journal = Journal(folder / "resume", key)
         with journal.stop_on_signals():
             fitted = fit(config, train, backbone, journal)
-        parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder))
+            fitted.segmenter.reading = reading_of(config) or Reading()
+        parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder, len(train)))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
@@ -126,7 +129,7 @@ def contact_sheet(segmenter: Segmenter, images: np.ndarray | LazyRows) -> Figure
     from cause_lite.lab.pictures import image_grid  # imports matplotlib, which scoring and fitting do without
 
     some = images[np.linspace(0, len(images) - 1, min(SHEET_IMAGES, len(images))).astype(int)]
-    maps = np.stack([segmenter.segment(image) for image in track(some, "Contact sheet")])
+    maps = np.stack([segmenter.segment(image, reading=Reading()) for image in track(some, "Contact sheet")])
     clusters = len(segmenter.cluster_probe.centres)
     shares = np.stack([(maps == cluster).mean(axis=(1, 2)) for cluster in range(clusters)])
     rows, names = [], []
@@ -139,8 +142,10 @@ def contact_sheet(segmenter: Segmenter, images: np.ndarray | LazyRows) -> Figure
     return image_grid(rows, names)
 
 
-def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
+def _write_fit(fitted: Fitted, config: FitConfig, folder: Path, images: int) -> None:
     (folder / "fit.json").unlink(missing_ok=True)  # it marks the folder as whole, so it goes first and comes last
+    for stale in (folder / MATCHING_FILE, *folder.glob("scores*.json")):  # of the fit that was here before
+        stale.unlink(missing_ok=True)
     checkpoints.save(fitted.segmenter, folder, backbone=config.backbone)
     about = {
         "config": config.model_dump(),
@@ -149,6 +154,7 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
         "seconds": fitted.seconds,
         "commit": provenance.commit(),
         "environment": provenance.environment(),
+        "images": images,
         "date": provenance.now(),
     }
     write_json(folder / "fit.json", about)
@@ -157,7 +163,7 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path) -> None:
 
 def load_training(config: FitConfig) -> Split:
     """Return the training split as the settings want it; images that are left out are listed in a warning."""
-    how = (config.data.crops, config.data.fit, config.data.resize, folder_clusters(config))
+    how = (config.data.crops, config.data.fit, config.data.resize, folder_clusters(config), reading_of(config))
     train = load_split(config.data.name, "train", config.data.size, *how)
     if config.data.skip_bad:
         train, faults = without_bad(train)
@@ -171,10 +177,17 @@ def folder_clusters(config: FitConfig) -> int | None:
     return config.data.clusters if is_folder(config.data.name) else None
 
 
+def reading_of(config: FitConfig) -> Reading | None:
+    """Return the window and the bands of a folder's images; None where the settings name neither."""
+    window, bands = config.data.window, config.data.bands
+    return Reading(window, bands) if window or bands else None
+
+
 def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
     """Return the split that is scored (the recipe's unless named), uncropped, at the size of evaluation."""
-    how = ("none", config.data.fit, config.data.resize, folder_clusters(config))
-    return load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
+    how = ("none", config.data.fit, config.data.resize, folder_clusters(config), reading_of(config))
+    test = load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
+    return without_bad(test)[0] if config.data.skip_bad else test
 
 
 def read_config(folder: Path) -> FitConfig:
@@ -218,7 +231,12 @@ def score_segmenter(
     UserError
         When the split has no labels, or the segmenter no backbone.
     """
-    test, backbone = load_evaluation(config, split).labelled(), segmenter.backbone
+    return score_split(segmenter, load_evaluation(config, split), crf)
+
+
+def score_split(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[str, ClusterMetrics]:
+    """Score a segmenter on the labelled images of a split, as squares; see `score_segmenter`."""
+    test, backbone = test.labelled(), segmenter.backbone
     labels = label_maps(test)
     if backbone is None:
         raise UserError("the segmenter has no backbone; set `segmenter.backbone` to a loaded one")
@@ -254,16 +272,6 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
         iou = [None if np.isnan(value) else round(100 * float(value), 3) for value in computed["iou"]]
         plain[name] = {k: round(computed[k], 3) for k in ("miou", "pacc")} | {"iou": iou}
     return plain
-
-
-def evaluate_run(folder: Path, crf: bool = False, device: str = "auto") -> dict[str, dict]:
-    """Score a run that `fit_to` wrote, write scores.json beside it, and return the scores (see `plain_scores`)."""
-    config = read_config(folder)
-    segmenter = checkpoints.load(folder).to(choose_device(device))
-    scores = plain_scores(score_segmenter(segmenter, config, crf))
-    about = {"scores": scores, "date": provenance.now(), "commit": provenance.commit()}
-    write_json(Path(folder) / "scores.json", about)
-    return scores
 
 
 def fitted_segmenter(config: FitConfig) -> Segmenter:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cause_lite import checkpoints
 from cause_lite.backbones.tiling import by_strips, largest, margin
 from cause_lite.datasets.arrays import Picture, Reading, as_picture, label_type
 from cause_lite.datasets.folder_survey import survey
+from cause_lite.datasets.geotiff import read_georeference, write_labels
 from cause_lite.datasets.picture_files import SOFTWARE, is_output
 from cause_lite.lab.colours import colourise, palette
 from cause_lite.runtime.device import choose_device
@@ -45,13 +47,16 @@ class Segmenting:
     confidence
         Whether NAME.confidence.png is written too: by how much each pixel's cluster is more similar than the next, as
         8-bit grey; 255 is a cosine of 1 or more.
+    named
+        Whether the legend gives each cluster the name that an evaluation matched it to.
     reading
-        Window, bands and frame of the files.
+        Window, bands and frame of the files; a window or bands left out are those of the model.
     """
 
     scale: float = 1.0
     crf: bool = False
     confidence: bool = False
+    named: bool = False
     reading: Reading = field(default_factory=Reading)
 
 
@@ -128,7 +133,8 @@ def segment_files(
     """Segment image files and the images of folders; yield each output once it is whole on disk.
 
     NAME.labels.png holds cluster numbers (8 bits for up to 255 clusters, else 16; the last value marks what is ignored)
-    and NAME.overlay.png their colours on the image. `legend.csv` in the output folder names the colours.
+    and NAME.overlay.png their colours on the image. `legend.csv` in the output folder names the colours. The labels of
+    a GeoTIFF are also written as NAME.labels.tif, with its georeference.
 
     Parameters
     ----------
@@ -148,37 +154,54 @@ def segment_files(
     Raises
     ------
     UserError
-        Before any work when the model cannot be loaded or outputs would overwrite each other; after all other images
-        were done when some could not be, with the list of those.
+        Before any work when the model cannot be loaded or keeps no names that are asked for, or outputs would overwrite
+        each other; after all other images were done when some could not be, with the list of those.
     """
     how, failures = how or Segmenting(), list[str]()
     jobs, notes = plan_jobs([Path(path) for path in paths])
     segmenter = checkpoints.load(model).to(choose_device(device))
-    clusters = len(segmenter.cluster_probe.centres)
-    label_type(clusters)  # refuses too many
+    label_type(len(segmenter.cluster_probe.centres))  # refuses too many
+    legend = legend_of(segmenter, model, how.named)
     for note in notes:
         say(note)
-    said: set[str] = set()
+    said, begun = set[str](), False
     for job in track(jobs, "Segmenting"):
         try:
-            check_job(job)
-            picture = as_picture(job.source, how.reading)
-            outputs = outputs_of(segmenter, picture, how)
+            outputs = _outputs_of_job(job, segmenter, how, said, say)
         except UserError as error:
             failures.append(str(error))
             continue
-        for note in picture.notes:
-            if note not in said:
-                say(f"{job.source}: {note}")
-                said.add(note)
-        if not (Path(out) / LEGEND).exists():
-            write_legend(Path(out) / LEGEND, clusters)
-        for ending, image in outputs.items():
-            target = Path(out) / f"{job.target}.{ending}.png"
-            write_whole(target, lambda part, image=image: save_output(image, part))  # type: ignore[misc]
+        if not begun:
+            write_legend(Path(out) / LEGEND, legend, say)
+        for ending, write in outputs.items():
+            target = Path(out) / f"{job.target}.{ending}"
+            write_whole(target, write)
+            begun = True
             yield target
     if failures:
         raise UserError(f"{len(failures)} of {len(jobs)} images could not be segmented: {'; '.join(failures)}")
+
+
+def _outputs_of_job(
+    job: Job, segmenter: Segmenter, how: Segmenting, said: set[str], say: Callable[[str], None]
+) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each output of a file, by its ending; say what was decided, unless it was `said` before."""
+    check_job(job)
+    picture = as_picture(job.source, how.reading.over(segmenter.reading))
+    images = outputs_of(segmenter, picture, how)
+    writers: dict[str, Callable[[Path], None]] = {
+        f"{ending}.png": partial(save_output, image) for ending, image in images.items()
+    }
+    try:
+        if reference := read_georeference(job.source):
+            writers["labels.tif"] = partial(write_labels, np.asarray(images["labels"]), reference)
+    except UserError as error:
+        say(str(error))
+    for note in picture.notes:
+        if note not in said:
+            say(f"{job.source}: {note}")
+            said.add(note)
+    return writers
 
 
 def check_job(job: Job) -> None:
@@ -194,7 +217,7 @@ def outputs_of(segmenter: Segmenter, picture: Picture, how: Segmenting) -> dict[
     clusters, size = len(segmenter.cluster_probe.centres), picture.rgb.shape[:2]
     maps = segmenter.maps(picture.rgb, how.scale)
     if how.crf:
-        nearest = _refined(segmenter, maps, picture.rgb)
+        nearest = refined(segmenter, maps, picture.rgb, size)
     else:
         nearest = by_strips(maps, size, segmenter.similarities, largest).cpu().numpy()
     labels = picture.with_ignored(nearest.astype(label_type(clusters)))
@@ -218,8 +241,8 @@ def overlay(labels: np.ndarray, picture: Picture, clusters: int) -> Image.Image:
     return Image.fromarray(colours)
 
 
-def _refined(segmenter: Segmenter, maps: torch.Tensor, image: np.ndarray) -> np.ndarray:
-    """Return the labels (H, W) that the CRF makes of the similarities, at a size that fits memory."""
+def refined(segmenter: Segmenter, maps: torch.Tensor, image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return the labels that the CRF makes of the similarities at a size that fits memory, scaled to `size` (H, W)."""
     from cause_lite.lab.crf import refined_labels  # what it imports, segmenting does without
 
     height, width = image.shape[:2]
@@ -228,19 +251,34 @@ def _refined(segmenter: Segmenter, maps: torch.Tensor, image: np.ndarray) -> np.
     scaled = np.array(Image.fromarray(image).resize((small[1], small[0]), Image.Resampling.BILINEAR))
     log_probs = F.log_softmax(3 * segmenter.similarities(maps, small), dim=1)[0].cpu().numpy()
     labels = Image.fromarray(refined_labels(scaled, log_probs).astype(np.int32))
-    return np.array(labels.resize((width, height), Image.Resampling.NEAREST))
+    return np.array(labels.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def write_legend(path: Path, clusters: int) -> None:
-    """Write which colour each cluster has in every overlay of a model: id, name and colour."""
+def legend_of(segmenter: Segmenter, model: str, named: bool) -> list[tuple[str, str, str]]:
+    """Return the number, name and colour of each cluster; with `named`, its name by the matching that the model keeps.
+
+    Raises
+    ------
+    UserError
+        When names are asked for and the model keeps no matching.
+    """
+    clusters = len(segmenter.cluster_probe.centres)
+    if named and not segmenter.cluster_names:
+        raise UserError(f"{model}: keeps no matching, so its clusters have no names; run `cause-lite evaluate {model}`")
+    names = segmenter.cluster_names if named else [f"cluster {number}" for number in range(clusters)]
+    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette(clusters).tolist()]
+    return [(str(number), *pair) for number, pair in enumerate(zip(names, colours, strict=True))]
+
+
+def write_legend(path: Path, legend: list[tuple[str, str, str]], say: Callable[[str], None]) -> None:
+    """Write the legend as CSV with the columns id, name and colour; say so when it replaces one of other colours."""
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8", newline="") as file:
-            lines = csv.writer(file)
-            lines.writerow(["id", "name", "colour"])
-            for number, (red, green, blue) in enumerate(palette(clusters).tolist()):
-                lines.writerow([number, f"cluster {number}", f"#{red:02x}{green:02x}{blue:02x}"])
+            csv.writer(file).writerows([("id", "name", "colour"), *legend])
 
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace").count("\n") != len(legend) + 1:
+        say(f"{path}: was of another number of clusters; overlays written before have other colours")
     write_whole(path, write)
 
 

@@ -66,13 +66,14 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return {**base, **changes, **groups}
 
 
-def setting_names(settings: type[SettingsTree]) -> list[str]:
+def setting_names(settings: type[BaseModel]) -> list[str]:
     """Return the names of all settings, such as head.epochs."""
-    return [
-        name if not isinstance(value, dict) else f"{name}.{inner}"
-        for name, value in settings().model_dump().items()
-        for inner in (value if isinstance(value, dict) else [""])
-    ]
+    names = []
+    for name, field in settings.model_fields.items():
+        kind: Any = field.annotation
+        group = isinstance(kind, type) and issubclass(kind, Settings)
+        names += [f"{name}.{inner}" for inner in setting_names(kind)] if group else [name]
+    return names
 
 
 def _explanations(error: ValidationError, known: list[str]) -> Iterator[str]:

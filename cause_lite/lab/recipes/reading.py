@@ -74,6 +74,8 @@ def recipe(
         data = str(Path(data).absolute())  # so that a run works from any folder
     elif (changes or {}).get("data.clusters") is not None:
         raise UserError(f"{data}: clusters are for a folder of your own; this data set has a cluster for each class")
+    elif (changes or {}).get("data.window") is not None or (changes or {}).get("data.bands") is not None:
+        raise UserError(f"{data}: window and bands are for a folder of your own; leave them out")
     if head not in HEADS:
         raise UserError(f"head: must be one of {', '.join(HEADS)}, not {head!r}")
     settings = merged(about["settings"], about["heads"].get(head, {}))
@@ -113,9 +115,7 @@ def row(key: str) -> Row:
     if key.count("/") != 1 or key.split("/")[0] not in TABLES or not path.is_file():
         keys = [f"{p.parent.name}/{p.stem}" for p in sorted((FOLDER / "rows").glob("*/*.yaml"))]
         near = difflib.get_close_matches(key, keys, 3, 0) or keys[:3]
-        raise UserError(
-            f"no row named {key!r}; did you mean {', '.join(near)}? `cause-lite reproduce --list` shows all"
-        )
+        raise UserError(f"no row named {key!r}; did you mean {', '.join(near)}? `cause-lite reproduce` alone lists all")
     return read_row(path)
 
 

@@ -1,0 +1,203 @@
+"""Score a run on labelled images, say how its clusters and their classes meet, and keep that beside the model.
+
+Begin with `evaluate_run`. `tiled_scores` is the way to score whole images at the scale of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cause_lite import checkpoints
+from cause_lite.backbones.tiling import by_strips, largest
+from cause_lite.checkpoints.matching import ClusterMatch, Matching, write_matching
+from cause_lite.config import FitConfig
+from cause_lite.datasets import Split, is_folder
+from cause_lite.datasets.images import LazyRows
+from cause_lite.datasets.loading import check_name
+from cause_lite.lab.runs import load_evaluation, plain_scores, read_config, score_split
+from cause_lite.lab.segmenting import refined
+from cause_lite.metrics import ClusterMetrics
+from cause_lite.runtime import parallel, provenance
+from cause_lite.runtime.device import choose_device
+from cause_lite.runtime.files import UserError, write_json
+from cause_lite.runtime.progress import track
+from cause_lite.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """How a run is scored.
+
+    Parameters
+    ----------
+    data
+        Another labelled data set or folder than the run's own.
+    crf
+        Whether labels refined by the dense CRF are scored too.
+    tiled
+        Whether whole images are seen in tiles at the scale of training, as `segment` does; else as squares, as in
+        training.
+    """
+
+    data: str | None = None
+    crf: bool = False
+    tiled: bool = False
+
+
+def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "auto") -> dict:
+    """Score a run that `fit_to` wrote; write scores and matching beside it.
+
+    scores.json holds the scores on the run's own data, scores-NAME.json those on another data set, matching.json the
+    matching of the latest evaluation, by which clusters have names.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    how
+        Other data, CRF and tiles.
+    device
+        auto, cpu, cuda or mps.
+
+    Returns
+    -------
+    dict
+        What scores.json holds: data, classes, clusters, scores in percent, confusion (clusters, classes) in pixels, and
+        the matching.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no run, or the images have no label maps.
+    """
+    how, folder = how or Evaluating(), Path(folder)
+    config = _with_data(read_config(folder), how.data)
+    segmenter, test = checkpoints.load(folder).to(choose_device(device)), load_evaluation(config)
+    if test.labels is None:
+        sheet = folder / "contact.png"
+        hint = f"look at {sheet}, or name" if sheet.exists() else "name"
+        raise UserError(f"{test.name}: has no label maps to score against; {hint} a labelled folder with --data")
+    test = test.labelled()
+    scores = tiled_scores(segmenter, test, how.crf) if how.tiled else score_split(segmenter, test, how.crf)
+    if tuple(segmenter.classes) != tuple(test.classes):
+        scores.pop("linear", None)  # it learned other classes, or none
+    record = described(scores, test, "tiles" if how.tiled else f"squares, {config.data.fit}", segmenter.size)
+    own = how.data is None or config.data.name == read_config(folder).data.name
+    target = folder / ("scores.json" if own else f"scores-{Path(test.name).name}.json")
+    parallel.run_on_main_process(lambda: write_json(target, record))
+    parallel.run_on_main_process(lambda: write_matching(folder, matching_of(scores["cluster"], test)))
+    return record
+
+
+def _with_data(config: FitConfig, data: str | None) -> FitConfig:
+    """Return the settings by which another data set's images are read as in the fit."""
+    if data is None:
+        return config
+    check_name(data)
+    if is_folder(data):
+        return config.replace({"data.name": str(Path(data).absolute()), "data.clusters": None})
+    return config.replace({"data.name": data, "data.clusters": None, "data.window": None, "data.bands": None})
+
+
+@torch.no_grad()
+def tiled_scores(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[str, ClusterMetrics]:
+    """Score whole images, seen in tiles at the scale of training, by label maps at their own size.
+
+    Raises
+    ------
+    UserError
+        When the images are kept as squares.
+    """
+    images, labels = test.images, test.labels
+    if not isinstance(images, LazyRows) or not isinstance(labels, LazyRows):
+        raise UserError(f"{test.name}: its images are squares, which need no tiles; leave --tiled out")
+    classes, clusters = len(test.classes), len(segmenter.cluster_probe.centres)
+    counts = {"cluster": clusters} | ({"crf": clusters} if crf else {})
+    if segmenter.linear_probe.classify.out_features == classes:
+        counts["linear"] = classes
+    scores = {name: ClusterMetrics(classes, count) for name, count in counts.items()}
+    process = parallel.processes()
+    for number in track(range(process.process_index, len(test), process.num_processes), "Scoring"):
+        image, truth = images.whole(number), torch.from_numpy(labels.whole(number))
+        maps, size = segmenter.maps(image), tuple(truth.shape)
+        found = {"cluster": by_strips(maps, size, segmenter.similarities, largest)}
+        if "linear" in counts:
+            found["linear"] = by_strips(maps, size, lambda maps, size: _linear_logits(segmenter, maps, size), largest)
+        if crf:
+            found["crf"] = torch.from_numpy(refined(segmenter, maps, image, size))
+        for name, predicted in found.items():
+            scores[name].update(predicted.cpu(), truth)
+    for score in scores.values():
+        score.confusion = parallel.total(score.confusion)
+    return scores
+
+
+def _linear_logits(segmenter: Segmenter, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the linear probe's logits (1, classes, H, W) of maps (1, R, h, w), upsampled."""
+    logits = segmenter.linear_probe(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def described(scores: dict[str, ClusterMetrics], test: Split, view: str, size: int) -> dict:
+    """Return the record of an evaluation, as scores.json holds it.
+
+    Parameters
+    ----------
+    scores
+        Metrics by name; `cluster` is matched.
+    test
+        The labelled images.
+    view, size
+        How images were shown to the network, and the side of what it saw in pixels.
+    """
+    plain, metrics = plain_scores(scores), scores["cluster"]
+    for name in plain.keys() - {"linear"}:
+        plain[name]["many_to_one_pacc"] = round(many_to_one_accuracy(scores[name]), 3)
+    matching = matching_of(metrics, test)
+    matched = {each.one_to_one for each in matching.clusters}
+    return {
+        "data": test.name,
+        "split": test.split,
+        "images": len(test),
+        "view": view,
+        "size": size,
+        "classes": list(test.classes),
+        "clusters": metrics.num_clusters,
+        "scores": plain,
+        "confusion": metrics.confusion.tolist(),
+        "matching": [each.model_dump() for each in matching.clusters],
+        "unmatched_clusters": [each.cluster for each in matching.clusters if each.one_to_one is None],
+        "unmatched_classes": [name for name in test.classes if name not in matched],
+        "date": matching.date,
+        "commit": provenance.commit(),
+    }
+
+
+def matching_of(metrics: ClusterMetrics, test: Split) -> Matching:
+    """Return how clusters and classes meet; a one-to-one match without a shared pixel counts as none."""
+    confusion, one_to_one = metrics.confusion.cpu().numpy(), metrics.matching()
+    names, clusters = test.classes, []
+    for cluster, row in enumerate(confusion):
+        pixels, most, matched = int(row.sum()), int(row.argmax()), int(one_to_one[cluster])
+        clusters.append(
+            ClusterMatch(
+                cluster=cluster,
+                one_to_one=names[matched] if matched >= 0 and row[matched] else None,
+                most=names[most] if pixels else None,
+                share=round(float(row[most] / max(1, pixels)), 4),
+                pixels=pixels,
+            )
+        )
+    about = {"data": Path(test.name).name, "split": test.split, "images": len(test), "classes": list(names)}
+    return Matching(clusters=clusters, date=provenance.now(), **about)
+
+
+def many_to_one_accuracy(metrics: ClusterMetrics) -> float:
+    """Return the share of pixels, in percent, whose class is that of most of their cluster; NaN without a pixel."""
+    confusion = metrics.confusion.cpu().numpy()
+    return 100 * float(confusion.max(1).sum() / confusion.sum()) if confusion.sum() else float("nan")
