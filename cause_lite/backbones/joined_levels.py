@@ -91,6 +91,13 @@ def parse_name(name: str) -> tuple[str, JoinSettings]:
     return model, settings
 
 
+def without_centre(name: str) -> str:
+    """Return the name of the same backbone before it is centred."""
+    model, _, text = name.partition("?")
+    kept = [f"{key}={value}" for key, value in parse_qsl(text, keep_blank_values=True) if key not in ("centre", "fit")]
+    return "?".join([model, "&".join(kept)]) if kept else model
+
+
 def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None = None) -> Backbone:
     """Return a convolutional network as a backbone, or a backbone that is centred.
 

@@ -9,8 +9,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from cause_lite.backbones import load_backbone
+from cause_lite.backbones import Backbone, load_backbone
+from cause_lite.backbones.centred import CentredBackbone
+from cause_lite.backbones.joined_levels import without_centre
 from cause_lite.checkpoints.matching import read_matching
 from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
@@ -19,6 +22,7 @@ from cause_lite.runtime.files import UserError, project_dir, read_json, write_js
 from cause_lite.segmenter import Segmenter
 
 SHAPE_FILE, WEIGHTS_FILE = "segmenter.json", "segmenter.safetensors"
+CENTRE = "backbone_centre"  # the tensor that a centred backbone subtracts
 Size = Annotated[int, Field(ge=1, le=100_000)]  # a larger one asks for memory that no segmenter needs
 
 
@@ -67,7 +71,8 @@ class SegmenterShape(BaseModel):
 def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
     """Write a segmenter; saving it twice gives the same bytes.
 
-    segmenter.json is written last: a folder that has it is whole. The backbone's weights are not written.
+    segmenter.json is written last: a folder that has it is whole. The backbone's weights are not written; its centre
+    is, so that the photographs which gave it are needed no more.
 
     Parameters
     ----------
@@ -82,6 +87,8 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
     """
     folder = Path(folder)
     weights = {k: v.contiguous() for k, v in segmenter.state_dict().items() if not k.startswith("backbone.")}
+    if isinstance(segmenter.backbone, CentredBackbone):
+        weights[CENTRE] = segmenter.backbone.centre.cpu().contiguous()
     (folder / SHAPE_FILE).unlink(missing_ok=True)
     write_whole(folder / WEIGHTS_FILE, lambda part: save_file(weights, part))
     write_shape(folder, shape_of(segmenter) | {"backbone": backbone, "notes": notes or {}})
@@ -134,15 +141,28 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     shape = read_shape(folder / SHAPE_FILE)
     segmenter, path = empty_segmenter(shape), folder / WEIGHTS_FILE
     try:
-        segmenter.load_state_dict(load_file(path))
+        weights = load_file(path)
+        centre = weights.pop(CENTRE, None)
+        segmenter.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: is not the file that {SHAPE_FILE} describes ({error})") from error
     if matching := read_matching(folder, shape.num_classes):
         segmenter.cluster_names = matching.names
     if with_backbone and shape.backbone:
-        inside = shape.backbone.startswith("./")
-        segmenter.backbone = load_backbone(str(folder / shape.backbone) if inside else shape.backbone)
+        segmenter.backbone = _load_backbone(folder, shape.backbone, centre)
     return segmenter.eval()
+
+
+def _load_backbone(folder: Path, name: str, centre: Tensor | None) -> Backbone:
+    """Return the backbone of a segmenter, centred as in the fit."""
+    if name.startswith("./"):
+        name = str(folder / name)
+    if centre is None:
+        return load_backbone(name)
+    plain = load_backbone(without_centre(name))
+    if centre.shape != (plain.dim,):
+        raise UserError(f"{folder / WEIGHTS_FILE}: {CENTRE} has shape {tuple(centre.shape)}, not ({plain.dim},)")
+    return CentredBackbone(plain, centre, name)
 
 
 def _find_folder(name: str | Path) -> Path:

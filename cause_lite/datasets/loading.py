@@ -22,6 +22,7 @@ SPLITS = {
     "scenes": tuple(scenes.SPLITS),
     "scenes-coarse": tuple(scenes.SPLITS),
     "camvid": tuple(camvid.SPLITS),
+    "photos": ("train",),
     **{name: tuple(official.splits) for name, official in OFFICIAL.items()},
 }
 RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
@@ -75,6 +76,8 @@ def load_split(
         raise UserError(f"{name}: no split {split!r}; choose from {', '.join(SPLITS[name])}")
     if name in OFFICIAL:
         return load_official(name, split, Squaring(size or SQUARE_SIZE, crops, fit, resize or "nearest"))
+    if name == "photos":
+        return photos.load_split(Squaring(size or SQUARE_SIZE, crops, fit, resize or "bilinear"))
     if crops != "none":
         raise UserError(f"{name}: data.crops must be 'none', not {crops!r}; its images are not cropped")
     if name == "camvid":

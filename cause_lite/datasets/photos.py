@@ -19,6 +19,9 @@ import numpy as np
 from PIL import Image
 
 from cause_lite.datasets.archives import Archive, fetch_archive
+from cause_lite.datasets.folders import read_photograph
+from cause_lite.datasets.images import LazyRows, Squaring
+from cause_lite.datasets.split import Split
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, locked, read_json, write_json, write_whole
 from cause_lite.runtime.progress import track
 
@@ -26,6 +29,8 @@ SIDE = 160  # pixels a side of a record
 SMALLEST = 96  # pixels; photographs whose shorter side is less are left out
 SAME = 2  # differing bits of 64 up to which two photographs are taken for the same one
 SHOWN = 4  # and up to which a photograph is taken for one of an evaluation set
+FITTED = {"bsds500": 1, "imagenet-sample": 4}  # of which sources a segmenter is fitted on one file in so many
+CLUSTERS = 27  # that it finds; as many as COCO-Stuff has coarse classes
 EVALUATION = ("MSRC/Images/*.jpg", "CamVid/train/*.png", "CamVid/val/*.png", "CamVid/test/*.png")
 
 
@@ -257,6 +262,21 @@ def prepare(say: Callable[[str], None]) -> None:
         left_out = ", ".join(f"{count:,} {name}" for name, count in fate.items() if name != "kept" and count)
         say(f"{source.name}: {fate['kept']:,} photographs ({source.terms}); left out: {left_out or 'none'}")
     say(f"photos: {about['count']:,} in {packed_dir()}, compared with {about['avoided']:,} images of evaluation sets")
+
+
+def load_split(squaring: Squaring) -> Split:
+    """Return the photographs, without labels, that the segmenter of photographs is fitted on: whole files, not records.
+
+    Raises
+    ------
+    UserError
+        When they are not there.
+    """
+    paths = [path for source in SOURCES if source.name in FITTED for path in files(source)[:: FITTED[source.name]]]
+    if not paths:
+        raise UserError(f"photos: no photograph of {', '.join(FITTED)} in {folder()}; run `cause-lite data photos`")
+    names = tuple(f"cluster {number}" for number in range(CLUSTERS))
+    return Split("photos", "train", names, LazyRows(tuple(paths), read_photograph, squaring), None)
 
 
 def load() -> Photos:
