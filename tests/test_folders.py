@@ -24,8 +24,9 @@ from cause_lite.datasets.folder_survey import survey
 from cause_lite.datasets.folders import same_aspect
 from cause_lite.datasets.label_table import read_table
 from cause_lite.lab.colours import palette
+from cause_lite.lab.evaluating import evaluate_run
 from cause_lite.lab.recipes import recipe
-from cause_lite.lab.runs import evaluate_run, fit_to, load_training, score_segmenter, with_size_of
+from cause_lite.lab.runs import fit_to, load_training, score_segmenter, with_size_of
 from cause_lite.lab.segmenting import Segmenting, segment_files
 from cause_lite.runtime.files import UserError, read_json
 
@@ -330,7 +331,7 @@ def test_clusters_and_classes_are_separate_numbers(tmp_path):
     assert sum(value == 0 for value in scores.compute()["iou"]) >= 5  # classes without a cluster count as wrong
     more = recipe(str(folder), "mlp", backbone="scenes", changes=SMALL | {"data.clusters": 12})
     fit_to(more, tmp_path / "more", "cpu")
-    assert evaluate_run(tmp_path / "more", device="cpu")["cluster"]["miou"] >= 0
+    assert evaluate_run(tmp_path / "more", device="cpu")["scores"]["cluster"]["miou"] >= 0
 
 
 def test_clusters_of_a_named_data_set_are_refused():

@@ -21,11 +21,18 @@ from user_inputs import classes, photograph, with_orientation
 import cause_lite
 from cause_lite.backbones.tiling import by_strips, largest, margin, plan_tiles
 from cause_lite.datasets import load_split, scenes
+from cause_lite.datasets.arrays import Reading
 from cause_lite.datasets.folder_survey import survey
+from cause_lite.datasets.geotiff import read_georeference
+from cause_lite.datasets.picture_files import is_output
 from cause_lite.lab.colours import BLEND, palette
+from cause_lite.lab.recipes import recipe
+from cause_lite.lab.runs import fit_to, load_training
 from cause_lite.lab.segmenting import Segmenting, outputs_of, plan_jobs, segment_files
 from cause_lite.probe import ClusterProbe
 from cause_lite.runtime.files import UserError
+
+tifffile = pytest.importorskip("tifffile")
 
 MODEL = "scenes"  # the segmenter that ships
 
@@ -375,3 +382,131 @@ def test_every_file_of_a_folder_is_used_or_named(tmp_path_factory, files):
             assert str(root) in str(error)
     if found.images:
         assert len({job.target.casefold() for job in plan_jobs([root])[0]}) == len(found.images)
+
+
+# ---------------------------------------------------------------- georeferences
+
+GEO = (
+    (33550, "d", 3, (10.0, 10.0, 0.0), True),  # ModelPixelScale: metres
+    (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 4_600_000.0, 0.0), True),  # ModelTiepoint
+    (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32632), True),  # GeoKeyDirectory
+    (34737, "s", 0, "WGS 84 / UTM zone 32N|", True),
+)
+
+
+def geo_tags(path: Path) -> dict[int, object]:
+    with tifffile.TiffFile(path) as file:
+        return {code: file.pages[0].tags[code].value for code, *_ in GEO}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "deep", "bands"])
+def test_labels_of_a_geotiff_lie_where_it_does(tmp_path, shipped, kind):
+    levels = np.asarray(photograph())
+    if kind == "bytes":
+        tifffile.imwrite(tmp_path / "a.tif", levels, photometric="rgb", extratags=GEO)
+    elif kind == "deep":
+        tifffile.imwrite(tmp_path / "a.tif", levels.astype(np.uint16) * 16, photometric="rgb", extratags=GEO)
+    else:
+        stored = np.concatenate([levels[..., ::-1], levels[..., :1]], axis=2)
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig="contig", extratags=GEO)
+    how = Segmenting(reading=Reading(bands=(3, 2, 1) if kind == "bands" else None))
+    written = list(segment_files([tmp_path / "a.tif"], MODEL, tmp_path / "out", "cpu", how))
+    target = tmp_path / "out" / "a.labels.tif"
+    assert target in written and is_output(target) and geo_tags(target) == geo_tags(tmp_path / "a.tif")
+    with Image.open(tmp_path / "out" / "a.labels.png") as labels:
+        assert np.array_equal(tifffile.imread(target), np.asarray(labels))
+        if kind != "deep":
+            assert np.array_equal(np.asarray(labels), shipped.segment(photograph()))
+    with tifffile.TiffFile(target) as file:
+        assert file.pages[0].nodata == 255 and file.geotiff_metadata["ProjectedCSTypeGeoKey"] == 32632
+
+
+def test_pixels_without_data_stay_so_in_the_geotiff(tmp_path):
+    levels = np.asarray(photograph().convert("L")).astype(np.int16)
+    levels[:9] = -9999
+    tags = (*GEO, (42113, "s", 0, "-9999", True))
+    tifffile.imwrite(tmp_path / "a.tif", levels, photometric="minisblack", extratags=tags)
+    list(segment_files([tmp_path / "a.tif"], MODEL, tmp_path / "out", "cpu"))
+    labels = tifffile.imread(tmp_path / "out" / "a.labels.tif")
+    assert (labels[:9] == 255).all() and labels[9:].max() < 16
+
+
+def test_other_files_have_no_georeference(tmp_path):
+    photograph().save(tmp_path / "a.tif")
+    photograph().save(tmp_path / "b.png")
+    assert read_georeference(tmp_path / "a.tif") is None and read_georeference(tmp_path / "b.png") is None
+    list(segment_files([tmp_path / "a.tif"], MODEL, tmp_path / "out", "cpu"))
+    assert not (tmp_path / "out" / "a.labels.tif").exists()
+
+
+def test_a_georeference_that_cannot_be_kept_is_said(tmp_path, monkeypatch):
+    tifffile.imwrite(
+        tmp_path / "turned.tif",
+        np.asarray(photograph()),
+        photometric="rgb",
+        extratags=(*GEO, (274, "H", 1, 6, True)),
+    )
+    tifffile.imwrite(tmp_path / "plain.tif", np.asarray(photograph()), photometric="rgb", extratags=GEO)
+    photograph().save(tmp_path / "none.tif")
+    said: list[str] = []
+    list(segment_files([tmp_path / "turned.tif"], MODEL, tmp_path / "out", "cpu", say=said.append))
+    assert len(said) == 1 and "turned.tif: is stored turned, so its georeference is not kept" in said[0]
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UserError, match=r"plain\.tif: its georeference is kept through tifffile: pip install"):
+        read_georeference(tmp_path / "plain.tif")
+    assert read_georeference(tmp_path / "none.tif") is None
+
+
+# ---------------------------------------------------------------- read as in the fit
+
+
+def test_a_model_reads_as_its_fit_did_unless_told_otherwise(tmp_path):
+    """Bands in another order and a window, asked for once."""
+    (tmp_path / "air").mkdir()
+    for number in range(3):
+        levels = np.asarray(photograph(number)).astype(np.uint16) * 16
+        stored = np.concatenate([levels[..., ::-1], levels[..., :2]], axis=2)
+        tifffile.imwrite(
+            tmp_path / "air" / f"{number}.tif", stored, photometric="minisblack", planarconfig="contig", metadata=None
+        )
+    small = {"data.size": 64, "data.clusters": 4, "clusterbook.concepts": 16, "head.epochs": 1, "probe.epochs": 1}
+    reading = {"data.window": (0, 4080), "data.bands": (3, 2, 1)}
+    config = recipe(str(tmp_path / "air"), "mlp", backbone="scenes", changes=small | reading)
+    assert np.abs(load_training(config).images.whole(1).astype(int) - np.asarray(photograph(1))).max() <= 1
+    fit_to(config, tmp_path / "run", "cpu")
+    segmenter = cause_lite.load(tmp_path / "run")
+    assert segmenter.reading == Reading((0, 4080), (3, 2, 1)) and (tmp_path / "run" / "contact.png").exists()
+    path = tmp_path / "air" / "0.tif"
+    wanted = segmenter.segment(path, reading=Reading((0, 4080), (3, 2, 1)))
+    assert np.array_equal(segmenter.segment(path), wanted)
+    list(segment_files([path], str(tmp_path / "run"), tmp_path / "out", "cpu"))
+    with Image.open(tmp_path / "out" / "0.labels.png") as labels:
+        assert np.array_equal(np.asarray(labels), wanted)
+    other = segmenter.segment(path, reading=Reading((0, 65_535), (1, 1, 1)))
+    list(
+        segment_files(
+            [path], str(tmp_path / "run"), tmp_path / "o", "cpu", Segmenting(reading=Reading((0, 65_535), (1, 1, 1)))
+        )
+    )
+    with Image.open(tmp_path / "o" / "0.labels.png") as labels:
+        assert np.array_equal(np.asarray(labels), other)
+
+
+def test_window_and_bands_of_a_named_data_set_are_refused():
+    for changes in ({"data.window": (0, 1)}, {"data.bands": (3, 2, 1)}):
+        with pytest.raises(UserError, match="scenes: window and bands are for a folder"):
+            recipe("scenes", "mlp", changes=changes)
+    with pytest.raises(UserError, match=r"scenes: data\.window and data\.bands are for a folder"):
+        load_split("scenes", "train", reading=Reading((0, 1)))
+
+
+def test_a_size_is_asked_for_and_rounded_to_the_patch(tmp_path, monkeypatch, capsys):
+    (tmp_path / "f").mkdir()
+    for number in range(2):
+        photograph(number).save(tmp_path / "f" / f"{number}.jpg")
+    words = ["fit", "--data", tmp_path / "f", "--head", "mlp", "--clusters", 3, "--size", 70, "--device", "cpu"]
+    small = ["--set", "clusterbook.concepts=16", "--set", "head.epochs=1", "--set", "probe.epochs=1"]
+    status, printed = call(monkeypatch, capsys, *words, *small, "--out", tmp_path / "run")
+    printed = " ".join(printed.split())
+    assert status == 0 and "70 pixels are not a multiple of the backbone's 32; 64 are taken" in printed
+    assert cause_lite.load(tmp_path / "run").size == 64

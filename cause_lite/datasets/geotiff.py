@@ -44,13 +44,14 @@ def read_georeference(path: Path) -> Georeference | None:
             return None
         with tifffile.TiffFile(path) as stored:
             found = stored.pages[0].aspage().tags
-            tags = [found[code] for code in TAGS if code in found]
+            present = [found[code] for code in TAGS if code in found]
+            tags = tuple((tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in present)
             turned = ORIENTATION in found and int(found[ORIENTATION].value) != 1
         if not tags:
             return None
         if turned:
             raise UserError("is stored turned, so its georeference is not kept; rewrite it upright")
-        return Georeference(tuple((tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags))
+        return Georeference(tags)
 
 
 def _has_georeference(path: Path) -> bool:
