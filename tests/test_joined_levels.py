@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from cause_lite import checkpoints
 from cause_lite.backbones import cached_features, efficientnet_lite, joined_levels, load_backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
 from cause_lite.backbones.convolutional import build_levels
-from cause_lite.backbones.joined_levels import JoinSettings, parse_name, training_centre
+from cause_lite.backbones.joined_levels import JoinSettings, mean_patch, parse_name, without_centre
+from cause_lite.lab.recipes import recipe
+from cause_lite.lab.runs import fit_to
 from cause_lite.runtime.files import UserError
 
 MODEL = "resnet10t"
@@ -41,8 +44,9 @@ def test_untrained_weights_are_those_of_their_seed(images):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, images):
-    monkeypatch.setattr(joined_levels, "training_centre", lambda plain, data, fit: torch.ones(plain.dim))
+def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, images, few_scenes):
+    monkeypatch.setattr(joined_levels, "load_split", lambda *_, **__: few_scenes)
+    monkeypatch.setattr(joined_levels, "mean_patch", lambda plain, images, label: torch.ones(plain.dim))
     plain, centred = load_backbone("scenes").features(images), load_backbone("scenes?centre=msrc").features(images)
     assert torch.allclose(centred.float(), plain.float() - 1, atol=2e-3)
     with pytest.raises(UserError, match="scenes has a folder of its own; it takes `centre` and `fit` alone"):
@@ -107,11 +111,34 @@ def test_centring_is_part_of_the_backbone(at_hand, images, few_scenes):
 def test_the_centre_is_the_mean_training_patch(at_hand, monkeypatch, few_scenes):
     monkeypatch.setattr("cause_lite.backbones.joined_levels.load_split", lambda *_, **__: few_scenes)
     plain = load_backbone(f"{MODEL}?levels=3&patch=32")
-    centre = training_centre(plain, "scenes", "squash")
+    centre = mean_patch(plain, few_scenes.images, "test")
     mean = torch.cat([plain.features(few_scenes.images[part]).double() for part in (slice(16), slice(16, None))])
     assert torch.allclose(centre.double(), mean.mean((0, 1)), atol=1e-4)
     backbone = load_backbone(f"{MODEL}?levels=3&patch=32&centre=scenes")
     assert isinstance(backbone, CentredBackbone) and torch.equal(backbone.centre, centre)
+
+
+@given(levels=st.lists(st.integers(0, 4), min_size=1, max_size=4), centre=st.sampled_from(["msrc", "training", ""]))
+def test_a_name_without_its_centre_keeps_the_rest(levels, centre):
+    text = f"levels={','.join(map(str, levels))}&patch=8"
+    assert without_centre(f"{MODEL}?{text}&centre={centre}&fit=centre") == f"{MODEL}?{text}"
+    assert without_centre(f"{MODEL}?centre={centre}") == without_centre(MODEL) == MODEL
+
+
+def test_a_fit_alone_is_centred_on_its_training_images(at_hand, few_scenes, tmp_path, monkeypatch, images):
+    """The centre is kept with the segmenter, which then needs the training images no more."""
+    name = f"{MODEL}?levels=3&patch=32&centre=training"
+    with pytest.raises(UserError, match="only a fit can be centred on its training images"):
+        load_backbone(name)
+    small = {"clusterbook.concepts": 16, "head.epochs": 1, "probe.epochs": 1, "head.bank_capacity": None}
+    config = recipe("scenes", "mlp", backbone=name, changes=small)
+    monkeypatch.setattr("cause_lite.lab.runs.load_training", lambda config: few_scenes)
+    segmenter = fit_to(config, tmp_path / "run", "cpu").segmenter
+    plain = load_backbone(without_centre(name))
+    assert torch.equal(segmenter.backbone.centre, mean_patch(plain, few_scenes.images, "test"))
+    again = checkpoints.load(tmp_path / "run")
+    assert torch.equal(again.backbone.centre, segmenter.backbone.centre)
+    assert np.array_equal(again.segment(images[0]), segmenter.segment(images[0]))
 
 
 def test_without_the_package_the_command_is_named(monkeypatch):

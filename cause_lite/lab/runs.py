@@ -15,7 +15,9 @@ import numpy as np
 
 from cause_lite import checkpoints
 from cause_lite.backbones import Backbone, load_backbone
+from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.feature_store import cached_features
+from cause_lite.backbones.joined_levels import centred_on_training, mean_patch, without_centre
 from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
@@ -68,10 +70,12 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         When another process is writing to the folder, or the images or the backbone cannot be read.
     """
     folder = Path(folder)
-    backbone = load_backbone(config.backbone).to(choose_device(device))
-    config = with_size_of(backbone, config)
+    centred = centred_on_training(config.backbone)
+    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone).to(choose_device(device))
+    config = with_size_of(plain, config)
     train = load_training(config)
-    check_clusters(train, backbone)
+    check_clusters(train, plain)
+    backbone = _centred(plain, train, config.backbone) if centred else plain
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         images = train.images.fingerprint() if isinstance(train.images, LazyRows) else ""
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
@@ -84,6 +88,12 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
     return fitted
+
+
+def _centred(plain: Backbone, train: Split, name: str) -> Backbone:
+    """Return a backbone from whose patches the mean patch of the training images is subtracted."""
+    centre = mean_patch(plain, train.images, f"Features of {train.name}/{train.split}")
+    return CentredBackbone(plain, centre, name).to(plain.mean.device)
 
 
 def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
