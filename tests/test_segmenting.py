@@ -326,7 +326,9 @@ def test_large_photographs_need_little_memory(tmp_path, width, height):
 NAMES = st.sampled_from(["a", "B", "ü f", "x.y", "0", "._z", "masks", "IMG_1"])
 ENDS = st.sampled_from([".png", ".jpg", ".PNG", ".tif", ".txt", "", ".heic", ".gif", ".dng"])
 PLACES = st.sampled_from(["", "day", "day/deep", ".hidden", "labels", "masks/day", "images", "out"])
-KINDS = st.sampled_from(["image", "image", "image", "torn", "link", "broken link", "label", "output"])
+KINDS = st.sampled_from(
+    ["image", "image", "image", "torn", "link", "folder link", "broken link", "label", "tens", "wide", "output"]
+)
 FILES = st.lists(st.tuples(PLACES, NAMES, ENDS, KINDS), min_size=1, max_size=8)
 
 
@@ -341,10 +343,18 @@ def write_folder(root: Path, files) -> None:
             target = root.parent / "elsewhere.png"
             image.save(target)
             path.symlink_to(target if kind == "link" else root / "nowhere")
+        elif kind == "folder link":
+            (root.parent / "album").mkdir(exist_ok=True)
+            image.save(root.parent / "album" / "z.png")
+            path.symlink_to(root.parent / "album")
         elif kind == "torn" or ending in (".txt", "", ".heic", ".dng"):
             path.write_bytes(b"\xff\xd8\xff torn")
         elif kind == "label":
             Image.fromarray(classes(0, 24, 32)).save(path)
+        elif kind == "tens":
+            Image.fromarray(classes(0, 24, 32) * 10 + 7).save(path)
+        elif kind == "wide":
+            Image.fromarray(classes(0, 24, 64)).save(path)
         elif kind == "output":
             from cause_lite.lab.segmenting import save_output
 
@@ -367,6 +377,7 @@ def test_every_file_of_a_folder_is_used_or_named(tmp_path_factory, files):
     skipped = [path for paths in found.skipped.values() for path in paths]
     used = [*found.images, *(mask for mask in found.masks if mask is not None)]
     everything = [path for path in root.rglob("*") if not path.is_dir()]
+    assert not any(path.is_dir() and path.is_symlink() for path in used)
     for path in everything:
         inside_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         assert (path in used) + (path in skipped) == 1 or inside_hidden, path
