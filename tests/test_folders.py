@@ -23,6 +23,7 @@ from cause_lite.datasets import folder_survey, picture_files, scenes
 from cause_lite.datasets.folder_survey import survey
 from cause_lite.datasets.folders import same_aspect
 from cause_lite.datasets.label_table import read_table
+from cause_lite.lab import rehearsal
 from cause_lite.lab.colours import palette
 from cause_lite.lab.evaluating import evaluate_run
 from cause_lite.lab.recipes import recipe
@@ -526,3 +527,42 @@ def test_nothing_is_said_where_nothing_is_wrong(photographs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(load_training(recipe(str(photographs), "mlp", changes=SMALL | {"data.skip_bad": True}))) == 7
+
+
+def test_a_folder_of_masks_that_matches_nothing_is_said(tmp_path):
+    for place, name in (("images", "a"), ("masks", "a_mask")):
+        (tmp_path / place).mkdir()
+        grey(0).save(tmp_path / place / f"{name}.png")
+    assert "0 with a label map; 1 skipped: a label map without a photograph of its name (masks/a_mask.png)" in (
+        survey(tmp_path).summary()
+    )
+    assert load(tmp_path).labels is None
+
+
+def test_a_patch_of_fourteen_pixels_is_fitted_at_a_size_that_it_divides(photographs, tmp_path, monkeypatch):
+    """DINOv2's shape, with weights of a stand-in."""
+    name = "vit_small_patch14_dinov2.lvd142m"
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path / "data"))
+    rehearsal.write_weights(name, tmp_path / "data" / "weights")
+    config = recipe(str(photographs), "mlp", backbone=name, changes=SMALL | {"data.size": 100})
+    with pytest.warns(UserWarning, match=r"data\.size: 100 pixels .* backbone's 14; 98 are taken"):
+        fit_to(config, tmp_path / "run", "cpu")
+    segmenter = checkpoints.load(tmp_path / "run")
+    assert segmenter.size == 98 and segmenter.segment(photographs / "a.png").shape == (100, 128)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224.ms_in1k", "convnext_tiny", "resnet18.a1_in1k"])
+def test_a_network_that_is_no_vit_gets_one_line(photographs, name):
+    with pytest.raises(UserError, match=rf"backbone '{name}': is no vision transformer"):
+        fit_to(recipe(str(photographs), "mlp", backbone=name, changes=SMALL), photographs / "run", "cpu")
+
+
+def test_images_that_changed_since_the_fit_are_said(tmp_path):
+    folder = labelled_folder(tmp_path / "f", grey)
+    fit_to(recipe(str(folder), "mlp", backbone="scenes", changes=SMALL), tmp_path / "run", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate_run(tmp_path / "run", device="cpu")
+    photograph(9).save(folder / "1.jpg")
+    with pytest.warns(UserWarning, match="holds other images than those that were fitted"):
+        evaluate_run(tmp_path / "run", device="cpu")

@@ -322,7 +322,14 @@ def check(picture: Picture, shape: tuple[int, ...]) -> None:
 
 
 @st.composite
-def images(draw: st.DrawFn, side: int = 40) -> tuple[Image.Image, str]:
+def shapes(draw: st.DrawFn) -> tuple[int, int]:
+    """Height and width: small, or one side of up to 3,000 pixels."""
+    short, long = draw(st.integers(1, 40)), draw(st.one_of(st.integers(1, 40), st.integers(1, 3000)))
+    return (short, long) if draw(st.booleans()) else (long, short)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[Image.Image, str]:
     """An image of any mode, and an ending that can hold it."""
     ends = {
         "1": ["png", "tif", "bmp", "gif"],
@@ -339,7 +346,7 @@ def images(draw: st.DrawFn, side: int = 40) -> tuple[Image.Image, str]:
         "F": ["tif"],
     }
     mode = draw(st.sampled_from(sorted(ends)))
-    width, height = draw(st.integers(1, side)), draw(st.integers(1, side))
+    height, width = draw(shapes())
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     if mode in ("I;16", "I", "F"):
         top = draw(st.sampled_from([1, 255, 4095, 65_535]))
@@ -376,3 +383,37 @@ def test_every_file_is_a_picture_of_its_shape(tmp_path_factory, drawn, tag, tagg
         held = io.BytesIO(path.read_bytes())
         with Image.open(held) as again:
             assert np.array_equal(as_picture(again).rgb, picture.rgb)
+
+
+DEPTHS = st.sampled_from(["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+
+
+@given(shapes(), st.integers(1, 6), DEPTHS, st.booleans(), st.sampled_from(sorted(TURNED)), st.integers(0, 99))
+def test_every_tiff_of_bands_is_a_picture_or_asks_for_bands(tmp_path_factory, shape, bands, depth, planar, tag, seed):
+    path = tmp_path_factory.mktemp("drawn") / "a.tif"
+    levels = np.random.default_rng(seed).random((*shape, bands)) * (1 if depth.startswith("f") else 100)
+    levels = levels.astype(depth)
+    if planar and bands > 1:
+        stored, layout = np.moveaxis(levels, 2, 0), {"planarconfig": "separate"}
+    else:
+        stored, layout = levels if bands > 1 else levels[..., 0], {"planarconfig": "contig"} if bands > 1 else {}
+    tags = [(274, "H", 1, tag, True)]
+    tifffile.imwrite(path, stored, photometric="minisblack", metadata=None, extratags=tags, **layout)
+    turned = shape[::-1] if tag > 4 else shape
+    for chosen in (None, (1,), tuple(range(bands, 0, -1))[:3]):
+        try:
+            check(as_picture(path, Reading(bands=chosen)), turned)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "bands" in str(error)
+            assert (chosen is None and bands not in (1, 3)) or (chosen is not None and len(chosen) == 2)
+
+
+@given(shapes(), st.integers(2, 4), st.integers(0, 99))
+def test_every_deep_png_is_a_picture(tmp_path_factory, shape, bands, seed):
+    path = tmp_path_factory.mktemp("drawn") / "a.png"
+    levels = np.random.default_rng(seed).integers(0, 65_536, (*shape, bands)).astype(np.uint16)
+    picture = as_picture(deep_png(levels, path))
+    assert picture.rgb.shape == (*shape, 3)
+    assert (np.ones(shape, bool) if picture.valid is None else picture.valid).sum() == (
+        (levels[..., -1] > 0).sum() if bands != 3 else shape[0] * shape[1]
+    )

@@ -54,7 +54,7 @@ labels = segmenter.segment("photo.jpg")  # or a Pillow image, an array, a tensor
 | date | {date} |
 {scores}{clusters}"""
 NAMED_OPTION, NAMES_LINE = " --named", "\nnames = segmenter.cluster_names  # by cluster number"
-CLEAN = "No label had any influence on what it predicts; clusters have numbers, not names."
+CLEAN = "No label had any influence on what it predicts."
 LEAKED = "**Labels trained its head** (label flow as in the release): its predictions are not unsupervised."
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cause_lite.runtime.files import UserError
 
-console = Console()
+console = Console(force_jupyter=False)  # plain text in a notebook too
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
 Out = Annotated[Path, typer.Option(help="The folder to write to; made if absent.")]

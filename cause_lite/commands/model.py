@@ -83,7 +83,7 @@ def evaluate(
     from cause_lite.lab.evaluating import Evaluating, evaluate_run
 
     record = evaluate_run(run, Evaluating(data, crf, tiled), device)
-    title = f"{run} on {record['images']} images of {record['data']}, {record['view']}"
+    title = f"{run} on {record['images']} images of {Path(record['data']).name}, {record['view']}"
     table = Table("prediction", "mIoU %", "pixel accuracy %", "many-to-one %", title=title)
     for name, score in record["scores"].items():
         values = (score[key] for key in ("miou", "pacc", "many_to_one_pacc") if key in score)

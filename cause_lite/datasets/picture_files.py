@@ -221,10 +221,13 @@ def _read_tiff(path: Path, reading: Reading) -> Picture | None:
         return None
     with tifffile.TiffFile(path) as file:
         page = file.pages[0].aspage()
-        plain = page.bitspersample <= 8 and page.samplesperpixel in (1, 3, 4) and page.photometric not in (6, 8, 9)
-        by_pillow = page.bitspersample <= 8 and (page.samplesperpixel < 3 or page.photometric in (2, 3, 5, 6, 8, 9))
+        colours = page.photometric in (2, 3, 5, 6, 8, 9) and page.samplesperpixel <= 4
+        alpha_beside_grey = (
+            page.samplesperpixel == 2 and bool(page.extrasamples) and int(page.extrasamples[0]) in (1, 2)
+        )
+        by_pillow = page.bitspersample <= 8 and (page.samplesperpixel == 1 or colours or alpha_beside_grey)
         nodata = page.nodata if 42113 in page.tags else None
-        if reading.bands is None and nodata is None and (plain or by_pillow) and _first_is_all(file):
+        if reading.bands is None and nodata is None and by_pillow and _first_is_all(file):
             return None
         series = file.series[0]
         frames, levels = _tiff_levels(series, reading, _full_size_count(file))

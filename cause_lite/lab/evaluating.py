@@ -5,6 +5,7 @@ Begin with `evaluate_run`. `tiled_scores` is the way to score whole images at th
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder
 from cause_lite.datasets.images import LazyRows
 from cause_lite.datasets.loading import check_name
-from cause_lite.lab.runs import load_evaluation, plain_scores, read_config, score_split
+from cause_lite.lab.runs import load_evaluation, load_training, plain_scores, read_config, score_split
 from cause_lite.lab.segmenting import refined
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device
-from cause_lite.runtime.files import UserError, write_json
+from cause_lite.runtime.files import UserError, read_json, write_json
 from cause_lite.runtime.progress import track
 from cause_lite.segmenter import Segmenter
 
@@ -88,10 +89,19 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
         scores.pop("linear", None)  # it learned other classes, or none
     record = described(scores, test, "tiles" if how.tiled else f"squares, {config.data.fit}", segmenter.size)
     own = how.data is None or config.data.name == read_config(folder).data.name
+    if own and is_folder(test.name):
+        _compare_content(folder, config)
     target = folder / ("scores.json" if own else f"scores-{Path(test.name).name}.json")
     parallel.run_on_main_process(lambda: write_json(target, record))
     parallel.run_on_main_process(lambda: write_matching(folder, matching_of(scores["cluster"], test)))
     return record
+
+
+def _compare_content(folder: Path, config: FitConfig) -> None:
+    """Warn when a run's folder of images holds other images than it was fitted on."""
+    fitted, images = read_json(folder / "fit.json").get("content"), load_training(config).images
+    if fitted and isinstance(images, LazyRows) and images.fingerprint() != fitted:
+        warnings.warn(f"{config.data.name}: holds other images than those that were fitted", stacklevel=3)
 
 
 def _with_data(config: FitConfig, data: str | None) -> FitConfig:

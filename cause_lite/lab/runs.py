@@ -83,7 +83,8 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         with journal.stop_on_signals():
             fitted = fit(config, train, backbone, journal)
             fitted.segmenter.reading = reading_of(config) or Reading()
-        parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder, len(train)))
+        about = {"images": len(train), "content": images}
+        parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder, about))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
@@ -152,7 +153,7 @@ def contact_sheet(segmenter: Segmenter, images: np.ndarray | LazyRows) -> Figure
     return image_grid(rows, names)
 
 
-def _write_fit(fitted: Fitted, config: FitConfig, folder: Path, images: int) -> None:
+def _write_fit(fitted: Fitted, config: FitConfig, folder: Path, data: dict) -> None:
     (folder / "fit.json").unlink(missing_ok=True)  # it marks the folder as whole, so it goes first and comes last
     for stale in (folder / MATCHING_FILE, *folder.glob("scores*.json")):  # of the fit that was here before
         stale.unlink(missing_ok=True)
@@ -164,10 +165,9 @@ def _write_fit(fitted: Fitted, config: FitConfig, folder: Path, images: int) -> 
         "seconds": fitted.seconds,
         "commit": provenance.commit(),
         "environment": provenance.environment(),
-        "images": images,
         "date": provenance.now(),
     }
-    write_json(folder / "fit.json", about)
+    write_json(folder / "fit.json", about | data)
     shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
