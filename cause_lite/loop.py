@@ -104,7 +104,8 @@ def optimise(
     steps_per_epoch = max(1, len(batches) // max(1, epochs))
     stage.settle = partial(_read_losses, stage, batches, journal)
     read_every = READ_EVERY if works_ahead(session.device) else 1
-    for numbers, batch in shares(store, track(batches[len(stage.losses) :], name), session.device):
+    left = batches[len(stage.losses) :]
+    for numbers, batch in track(shares(store, left, session.device), name, total=len(left)):
         learner.set_rates(stage.steps // steps_per_epoch)
         loss = loss_of(numbers, batch)
         stage.unread.append(parallel.mean(loss))

@@ -170,7 +170,8 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     classes = len(train.classes)
     linear, losses = LinearProbe(classes, session.config.head.reduced_dim).to(session.device), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        segments = module_outputs(head, features, Path(folder))
+        kept = torch.float32 if session.config.optimisation.precision == "fp32" else torch.float16
+        segments = module_outputs(head, features, Path(folder), kept)
         clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)
         if train.labels is not None:
             linear, losses = fit_linear_probe(segments, train.labels, classes, session)

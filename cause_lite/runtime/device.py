@@ -55,6 +55,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def bytes_free(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that new tensors can take: free, or kept by torch without use."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Let CUDA add in a fixed order within the block: the same work gives the same bits."""
