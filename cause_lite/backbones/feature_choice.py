@@ -94,11 +94,11 @@ def measured_rates(source: Computed, images: int, folder: Path) -> Rates:
         done += len(vectors)
     counted = done - size if done > size else done
     seconds = time.perf_counter() - start
-    written, read = _disk_seconds(vectors.numpy().tobytes(), folder)
+    written, read = disk_seconds(vectors.numpy().tobytes(), folder)
     return Rates(counted / max(1e-9, seconds), len(vectors) / written, len(vectors) / read)
 
 
-def _disk_seconds(content: bytes, folder: Path) -> tuple[float, float]:
+def disk_seconds(content: bytes, folder: Path) -> tuple[float, float]:
     """Return the seconds to write a file through to the disk, and to read it from there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".rate-{os.getpid()}"

@@ -24,6 +24,7 @@ for command in (
     experiment.audit,
     experiment.study,
     experiment.bench,
+    experiment.gpu_run,
     experiment.verify,
 ):
     app.command()(command)
