@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cause_lite.backbones import load_backbone, pretrain_timed
 from cause_lite.datasets import photo_parts, photos
 from cause_lite.lab import cost, gpu_run
+from cause_lite.lab.gpu_stages import KERNELS
 from cause_lite.lab.recipes import row, rows
 from cause_lite.runtime.files import UserError, read_json, write_json
 
@@ -86,7 +87,7 @@ def test_a_miniature_goes_through_everything_and_the_next_one_goes_on(pool, tmp_
     assert record["failed"] == {} and read_json(out / gpu_run.RECORD) == record
     stages = record["sections"]["dino-b8-tr"]["stages"]
     assert list(stages) == ["features", "clusterbook", "head", "cluster probe", "linear probe", "outputs"]
-    assert all(stage["crops_a_second"] > 0 and len(stage["kernels"]) == gpu_run_kernels() for stage in stages.values())
+    assert all(stage["crops_a_second"] > 0 and len(stage["kernels"]) == KERNELS for stage in stages.values())
     for name in ("modularity", "contrast"):
         assert record["sections"]["ratios"][name]["difference"] < 1e-4
     assert record["device"] and record["environment"]["torch"] and record["date"]
@@ -97,12 +98,6 @@ def test_a_miniature_goes_through_everything_and_the_next_one_goes_on(pool, tmp_
         (carried / part).write_bytes((out / part).read_bytes())
     again = gpu_run.pretraining(TINY.recipe, out, "cpu", 0.0, carried)
     assert again["steps"] == first["steps"] + 1
-
-
-def gpu_run_kernels() -> int:
-    from cause_lite.lab.gpu_stages import KERNELS
-
-    return KERNELS
 
 
 def test_a_section_that_fails_is_noted_and_the_rest_goes_on(tmp_path, monkeypatch):
@@ -139,6 +134,7 @@ def test_hours_follow_from_the_rates_of_a_record(tmp_path, monkeypatch):
     write_json(tmp_path / "gpu.json", record)
     found = cost.expected_cost(row("cocostuff27/dino-b8-tr"))
     stored = 50e9 / found.feature_bytes
+    assert sum(cost.stage_hours(row("cocostuff27/dino-b8-tr")).values()) == pytest.approx(found.hours)
     passes = stored + (1 - stored) * 4  # one epoch of step 1, two of step 2, and one reading for step 3
     each = passes / 400 + 1 / 4000 + 2 / 800 + 1 / 1000 + 5 * (1 / 3e3 + 1 / 2e3)
     assert found.hours == pytest.approx(5 * 49_629 * each / 3600)

@@ -53,7 +53,7 @@ def split_file(path: Path, folder: Path, largest: int = LARGEST) -> list[Path]:
     for number, start in enumerate(range(0, max(1, len(content)), largest)):
         parts.append(Path(folder) / f"{path.name}.{number:02d}")
         piece = content[start : start + largest]
-        write_whole(parts[-1], lambda part, piece=piece: part.write_bytes(piece))
+        write_whole(parts[-1], partial(Path.write_bytes, data=piece))
     return parts
 
 

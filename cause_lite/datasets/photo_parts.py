@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,7 +40,7 @@ def write_parts(pool: Photos, folder: Path, largest: int = LARGEST) -> list[Path
     for part in range(count):
         numbers = range(part, len(contents), count)
         ends = np.cumsum([len(contents[number]) for number in numbers])
-        arrays = {
+        arrays: dict[str, Any] = {
             "jpegs": np.frombuffer(b"".join(contents[number] for number in numbers), np.uint8),
             "ends": ends,
             "aspects": pool.aspects[part::count],
@@ -66,7 +67,8 @@ def unpack_parts(folder: Path) -> int:
     def unpack(out: Path) -> None:
         nonlocal count
         out.mkdir()
-        aspects, about = [], {}
+        aspects: list[np.ndarray] = []
+        about: dict = {}
         with (out / "images.u8").open("wb") as file, ThreadPoolExecutor() as decoders:
             for path in paths:
                 jpegs, part_aspects, about = _read_part(path)

@@ -83,41 +83,55 @@ def expected_cost(of: Row, kind: str = "clean") -> Cost:
         The kind of run. A `released` checkpoint is only scored: validation images and their mirror images, and no
         features are kept.
     """
-    config, width, released = of.config, _width(of), kind == "released"
-    patches = _patches(of, config.scored_size if released else config.data.size)
-    listed = OFFICIAL[config.data.name].splits["val" if released else "train"][1]
-    images = listed or 0
-    activations = config.optimisation.batch_size * patches * (8 * width + 4 * patches)
-    like = nearest(of)
-    if released:
-        growth = backbone_operations(width, patches) / _pass_operations(like.row)
-        hours = (listed or math.nan) * 2 * like.features * growth / 3600
-        return Cost(images, patches, 0.0, 0.0, hours, 4.0 * activations)
-    crops = images * len(crops_of(config.data.crops))
-    feature_bytes = crops * patches * width * float(HALF)
+    if kind == "released":
+        return _scoring(of)
+    cost = _size(of)
+    return dataclasses.replace(cost, hours=sum(stage_hours(of).values()))
+
+
+def _scoring(of: Row) -> Cost:
+    """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
+    patches, like = _patches(of, of.config.scored_size), nearest(of)
+    listed = OFFICIAL[of.config.data.name].splits["val"][1]
+    growth = backbone_operations(_width(of), patches) / _pass_operations(like.row)
+    hours = (listed or math.nan) * 2 * like.features * growth / 3600
+    return Cost(listed or 0, patches, 0.0, 0.0, hours, 4.0 * _activations(of, patches))
+
+
+def _size(of: Row) -> Cost:
+    """Return the sizes of a fit, without its hours."""
+    config, patches = of.config, _patches(of, of.config.data.size)
+    crops = (OFFICIAL[config.data.name].splits["train"][1] or 0) * len(crops_of(config.data.crops))
+    feature_bytes = crops * patches * _width(of) * float(HALF)
     stored = min(BUDGET, feature_bytes)
     disk = stored + min(2 * BUDGET - stored, crops * patches * config.head.reduced_dim * HALF)
-    hours = crops * seconds_a_crop(of, like, stored / feature_bytes if feature_bytes else 1.0) / 3600
     vectors = config.clusterbook.concepts * (config.head.bank_capacity or 0)
     bank = vectors * (config.head.projection_dim or config.head.reduced_dim)
-    return Cost(crops, patches, feature_bytes, disk, hours, 4.0 * (bank + activations))
+    return Cost(crops, patches, feature_bytes, disk, math.nan, 4.0 * (bank + _activations(of, patches)))
 
 
-def seconds_a_crop(of: Row, like: Measured, stored: float) -> float:
-    """Return the seconds that a crop takes in all stages, of which a share is stored, from a measured row's."""
+def _activations(of: Row, patches: int) -> int:
+    return of.config.optimisation.batch_size * patches * (8 * _width(of) + 4 * patches)
+
+
+def seconds_a_crop(of: Row, like: Measured, stored: float) -> dict[str, float]:
+    """Return the seconds of each stage that a crop takes, of which a share is stored, from a measured row's."""
     config, passes = of.config, stored + (1 - stored) * readings_of(of.config)
-    volume = (
-        _patches(of, config.data.size) * _width(of) / (_patches(like.row, like.row.config.data.size) * _width(like.row))
-    )
     area = _patches(of, config.data.size) / _patches(like.row, like.row.config.data.size)
     heads = head_operations(of) / head_operations(like.row)
-    return (
-        passes * like.features * _pass_operations(of) / _pass_operations(like.row)
-        + config.clusterbook.epochs * like.clusterbook * volume
-        + config.head.epochs * like.head * heads
-        + like.outputs * heads
-        + config.probe.epochs * like.probes * area
-    )
+    return {
+        "features": passes * like.features * _pass_operations(of) / _pass_operations(like.row),
+        "clusterbook": config.clusterbook.epochs * like.clusterbook * area * _width(of) / _width(like.row),
+        "head": config.head.epochs * like.head * heads,
+        "probes": like.outputs * heads + config.probe.epochs * like.probes * area,
+    }
+
+
+def stage_hours(of: Row) -> dict[str, float]:
+    """Return the projected hours of each stage of a clean run."""
+    cost = _size(of)
+    share = min(BUDGET, cost.feature_bytes) / cost.feature_bytes if cost.feature_bytes else 1.0
+    return {name: cost.crops * each / 3600 for name, each in seconds_a_crop(of, nearest(of), share).items()}
 
 
 def _width(of: Row) -> int:
@@ -169,19 +183,20 @@ def _from_run(record: dict) -> list[Measured]:
             rates = {name: stage["crops_a_second"] for name, stage in section["stages"].items()}
             passed = 1 / min(rates["features"], reading)
             probes = 1 / rates["cluster probe"] + 1 / rates["linear probe"]
-            steps = (1 / rates[name] for name in ("clusterbook", "head", "outputs"))
-            found.append(Measured(row(f"cocostuff27/{section['case']}"), passed, *steps, probes))
+            clusterbook, head, outputs = (1 / rates[name] for name in ("clusterbook", "head", "outputs"))
+            of = row(f"cocostuff27/{section['case']}")
+            found.append(Measured(of, passed, clusterbook, head, outputs, probes))
     return found
 
 
 def _from_bench() -> list[Measured]:
-    """The bench timed whole fits; what step 3 takes to compute the head's outputs counts to its epochs there."""
+    """Read the bench's whole fits, in which the time to compute the head's outputs counts to the probes' epochs."""
     found = []
     for case in read_json(bench.records_path("cuda"))["lines"]["published rows"]["rows"]:
         of, each = row(f"cocostuff27/{case['case']}"), {k: v / case["images"] for k, v in case["stages"].items()}
         config = of.config
-        steps = each["clusterbook"] / config.clusterbook.epochs, each["head"] / config.head.epochs
-        found.append(Measured(of, each["features"], *steps, 0.0, each["probes"] / config.probe.epochs))
+        clusterbook, head = each["clusterbook"] / config.clusterbook.epochs, each["head"] / config.head.epochs
+        found.append(Measured(of, each["features"], clusterbook, head, 0.0, each["probes"] / config.probe.epochs))
     return found
 
 

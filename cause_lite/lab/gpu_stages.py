@@ -10,7 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -48,7 +50,7 @@ class Extent:
     seconds: float
     warm_up: int
     adapt: Callable[[FitConfig, int], FitConfig] = lambda config, patch: config
-    narrow: dict[str, int] = dataclasses.field(default_factory=dict)
+    narrow: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Noise(Computed):
@@ -185,11 +187,11 @@ def measure_stage(
     """Return crops a second of a stage, and of its steps the memory, the longest kernels, and how often they waited."""
     size = batch_size(config)
     work(extent.warm_up)
-    one, few = (bench.seconds(lambda steps=steps: work(steps)) for steps in (1, 1 + extent.warm_up))
+    one, few = (bench.seconds(partial(work, steps)) for steps in (1, 1 + extent.warm_up))
     step = max(1e-6, (few - one) / extent.warm_up)
     steps = max(2, min(extent.crops // size, int(extent.seconds / step)))
     with measured_memory(device) as memory:
-        seconds = bench.seconds(lambda: work(1 + steps)) - one
+        seconds = bench.seconds(partial(work, 1 + steps)) - one
     return {
         "crops": steps * size,
         "crops_a_second": steps * size / max(1e-9, seconds),
