@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.mediator import quantize
+from cause_lite.mediator import count_concepts, quantize
+from cause_lite.runtime.device import to_device
 
 
 class BankKeys(NamedTuple):
@@ -58,16 +59,18 @@ class ConceptBank(nn.Module):
 
         int(share * n) of n are stored: at a half, as released, a concept met once leaves nothing behind.
         """
-        shuffled = torch.randperm(len(vectors), generator=generator).to(concepts.device)
+        shuffled = to_device(torch.randperm(len(vectors), generator=generator), concepts.device)
         order = shuffled[torch.argsort(concepts[shuffled], stable=True)]
-        concept = concepts[order]
-        counts = torch.bincount(concept, minlength=self.num_concepts)
-        rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concept]
-        stored = rank < (counts * share).long().clamp(max=self.capacity)[concept]
-        order, concept, rank = order[stored], concept[stored], rank[stored]
-        slot = concept * self.capacity + (self.cursor[concept] + rank) % self.capacity
-        self.vectors[slot] = F.normalize(vectors[order], dim=-1).to(self.vectors.dtype)
-        new = torch.bincount(concept, minlength=self.num_concepts)
+        concept, position = concepts[order], torch.arange(len(order), device=order.device)
+        counts = count_concepts(concept, self.num_concepts)
+        rank = position - (counts.cumsum(0) - counts)[concept]
+        new = (counts * share).long().clamp(max=self.capacity)  # vectors that each concept stores
+        # No shape may depend on the data, or a GPU would be waited for. So each vector writes: one that is not to be
+        # stored writes the first of its concept once more or, where its concept stores none, what is there already.
+        back = torch.where(rank < new[concept], 0, rank)
+        slot = concept * self.capacity + (self.cursor[concept] + rank - back) % self.capacity
+        written = F.normalize(vectors[order[position - back]], dim=-1).to(self.vectors.dtype)
+        self.vectors[slot] = torch.where((new[concept] > 0)[:, None], written, self.vectors[slot])
         self.cursor = (self.cursor + new) % self.capacity
         self.filled = (self.filled + new).clamp(max=self.capacity)
 

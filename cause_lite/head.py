@@ -131,5 +131,6 @@ def build_head(
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float = 0.99) -> None:
     """Move the teacher towards the student in place: teacher <- decay * teacher + (1 - decay) * student."""
-    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.mul_(decay).add_(fast, alpha=1 - decay)
+    slow, fast = zip(*zip(teacher.parameters(), student.parameters(), strict=True), strict=True)
+    torch._foreach_mul_(slow, decay)
+    torch._foreach_add_(slow, fast, alpha=1 - decay)

@@ -90,6 +90,12 @@ def quantize(
     return codebook[index], index
 
 
+def count_concepts(index: Int[Tensor, " n"], concepts: int) -> Int[Tensor, " k"]:
+    """Return how many of some patches have each concept; unlike `bincount`, a GPU is not waited for."""
+    counts = torch.zeros(concepts, dtype=torch.long, device=index.device)
+    return counts.index_add_(0, index, torch.ones_like(index))
+
+
 def draw_cells(batch: int, patches: int, cell: int, generator: torch.Generator) -> Int[Tensor, " n"]:
     """Draw a number in 0..cell^2-1 for each whole cell x cell block of each image, for `sample_grid`."""
     return torch.randint(cell * cell, (batch * (round(patches**0.5) // cell) ** 2,), generator=generator)
@@ -114,4 +120,4 @@ def sample_grid(features: Float[Tensor, "b p d"], cell: int, draws: Int[Tensor, 
     whole = features.view(batch, side, side, dim)[:, : blocks * cell, : blocks * cell]
     cells = whole.reshape(batch, blocks, cell, blocks, cell, dim)
     cells = cells.permute(0, 1, 3, 2, 4, 5).reshape(-1, cell * cell, dim)  # (B Q, cell^2, D)
-    return cells[torch.arange(len(cells)), draws.to(cells.device)].view(batch, -1, dim)
+    return cells[torch.arange(len(cells), device=cells.device), draws.to(cells.device)].view(batch, -1, dim)

@@ -56,10 +56,9 @@ def labelled_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     labelled = (target != IGNORED).sum().to(logits.dtype)
     weight = labelled / parallel.mean(labelled).clamp(min=1e-9)  # 1 on one process
-    if not labelled:
-        return 0 * logits.sum()
     flat = logits.movedim(1, -1).flatten(0, -2)  # the loss of maps does not repeat to the bit on every device
-    return weight * F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED)
+    total = F.cross_entropy(flat, target.flatten(), ignore_index=IGNORED, reduction="sum")
+    return weight * (total / labelled.clamp(min=1))
 
 
 def patch_labels(labels: np.ndarray, side: int) -> Int[Tensor, "n p"]:

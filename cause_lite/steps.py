@@ -25,6 +25,7 @@ from cause_lite.initialise import initial_codebook, initial_probe
 from cause_lite.loop import Session, draw_selection, optimise
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss, patch_labels
 from cause_lite.runtime import parallel
+from cause_lite.runtime.device import to_device
 from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.precision import autocast
 
@@ -153,7 +154,7 @@ def fit_linear_probe(
     probe = LinearProbe(num_classes, segments.shape[2]).to(session.device)
 
     def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
-        target = patch_labels(labels[numbers.numpy()], side).to(session.device)
+        target = to_device(patch_labels(labels[numbers.numpy()], side), session.device)
         logits = probe(F.normalize(batch, dim=-1) if unit else batch)
         return labelled_loss(logits.flatten(0, 1), target.flatten())
 
@@ -169,7 +170,8 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     classes = len(train.classes)
     linear, losses = LinearProbe(classes, session.config.head.reduced_dim).to(session.device), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        segments = module_outputs(head, features, Path(folder))
+        kept = torch.float32 if session.config.optimisation.precision == "fp32" else torch.float16
+        segments = module_outputs(head, features, Path(folder), kept)
         clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)
         if train.labels is not None:
             linear, losses = fit_linear_probe(segments, train.labels, classes, session)

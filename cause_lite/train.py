@@ -23,6 +23,12 @@ from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
 NO_JOURNAL = Journal()
 
 
+def readings_of(config: FitConfig) -> int:
+    """Return how often a fit reads each image's features: step 3 reads them once, but for the released label flow."""
+    third = 1 if config.probe.label_flow == "clean" else config.probe.epochs
+    return config.clusterbook.epochs + config.head.epochs + third
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A fitted segmenter, with the losses and the seconds of every stage by name."""
@@ -68,7 +74,8 @@ def fit(
     try:
         with torch.random.fork_rng(devices=[]), deterministic(device):
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
-            features = cached_features(backbone, train.images, f"Features of {train.name}/{train.split}")
+            note = f"Features of {train.name}/{train.split}"
+            features = cached_features(backbone, train.images, note, readings_of(config))
             clock.lap("features")
             session = Session(config, seed_all(config.seed), device, journal)
             codebook, clusterbook_losses = fit_clusterbook(features, session)

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cause_lite.backbones.feature_store import PatchStore, prefetched
+from cause_lite.backbones.feature_pass import prefetched
+from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.runtime.files import UserError
 
 VECTORS = torch.arange(7 * 4 * 3, dtype=torch.float32).view(7, 4, 3)

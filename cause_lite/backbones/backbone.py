@@ -61,12 +61,17 @@ class Backbone(nn.Module):
         """Run in fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
         self.precision, self.compiled = precision, compiled
         self._network = torch.compile(self._plain) if compiled else self._plain
+        if self.device.type != "cpu":  # images come with their channels last, and a GPU convolves them so
+            self.to(memory_format=torch.channels_last)
 
     def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n p d"]:
         """Return half-precision features of a batch of images, on the CPU."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        with autocast(self.precision, batch.device):
-            return self(batch.permute(0, 3, 1, 2).float() / 255).half().cpu()
+        return self.device_features(torch.from_numpy(np.ascontiguousarray(images)).to(self.device)).cpu()
+
+    def device_features(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n p d"]:
+        """Return half-precision features of images that are on the backbone's device, and leave them there."""
+        with autocast(self.precision, images.device):
+            return self(images.permute(0, 3, 1, 2).float() / 255).half()
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the features of an image, as hexadecimal digits.

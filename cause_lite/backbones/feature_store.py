@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,24 +16,25 @@ from torch import Tensor, nn
 
 from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
+from cause_lite.backbones.feature_choice import stored_images
+from cause_lite.backbones.feature_pass import BATCH, Computed, FeaturePass, on_host, prefetched
 from cause_lite.datasets.images import LazyRows
 from cause_lite.runtime import parallel
+from cause_lite.runtime.device import to_device
 from cause_lite.runtime.files import UserError, cache_dir, write_whole
 from cause_lite.runtime.progress import track
 
-Item = TypeVar("Item")
-BATCH = 32
 
+def disk_budget(files: int = 1, taken: float = 0.0) -> float:
+    """Return the bytes that the last of some files of patch vectors may take, when the others have `taken` theirs.
 
-def disk_budget() -> float:
-    """Return the bytes that one file of patch vectors may take.
-
-    $CAUSE_FEATURE_BUDGET says how many gigabytes (50 by default); half of the free disk is the limit in any case.
+    $CAUSE_FEATURE_BUDGET says how many gigabytes a file (50 by default); half of the free disk is the limit in any
+    case.
     Raises UserError when the variable holds no number.
     """
     gigabytes = os.environ.get("CAUSE_FEATURE_BUDGET", "50")
     try:
-        return min(float(gigabytes) * 1e9, shutil.disk_usage(cache_dir()).free / 2)
+        return min(files * float(gigabytes) * 1e9 - taken, shutil.disk_usage(cache_dir()).free / 2)
     except ValueError as error:
         raise UserError(f"CAUSE_FEATURE_BUDGET={gigabytes!r}: expected a number of gigabytes") from error
 
@@ -55,9 +54,11 @@ class PatchStore:
     dtype
         The type of the vectors.
     compute
-        Image numbers (n,) -> vectors (n, P, D) of `dtype`; called in order once to fill the file.
+        Image numbers (n,) -> vectors (n, P, D) of `dtype`, or `Computed`; called in order once to fill the file.
     note
         What the progress bar says while the file is filled.
+    stored
+        Images to store; None: as many as `disk_budget` allows.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class PatchStore:
         dtype: torch.dtype,
         compute: Callable[[Tensor], Tensor],
         note: str,
+        stored: int | None = None,
     ) -> None:
-        self._compute, self.shape, self.dtype = compute, torch.Size(shape), dtype
-        self.stored = min(len(self), int(disk_budget() / (self.shape[1:].numel() * dtype.itemsize)))
+        self._source = compute if isinstance(compute, Computed) else Computed(compute)
+        self.shape, self.dtype = torch.Size(shape), dtype
+        self.stored = images_within(disk_budget(), shape, dtype) if stored is None else stored
         path = path.with_name(f"{path.name}-{self.stored}.npy")
         with parallel.main_process_first():
             empty = torch.empty(0, *self.shape[1:], dtype=dtype)
@@ -88,8 +91,10 @@ class PatchStore:
         """Compute the stored images' vectors into a new file."""
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         vectors = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(self.stored, *self.shape[1:]))
-        for numbers in track(torch.arange(self.stored).split(BATCH), note):
-            vectors[numbers.numpy()] = self._compute(numbers).numpy()
+        batches = torch.arange(self.stored).split(self._source.batch)
+        computed = on_host(vectors.to(self.dtype) for vectors in self._source.ahead(batches))
+        for numbers, part_of in zip(batches, track(computed, note, total=len(batches)), strict=True):
+            vectors[numbers.numpy()] = part_of.numpy()
         vectors.flush()
 
     def __len__(self) -> int:
@@ -103,9 +108,28 @@ class PatchStore:
             return self._vectors[numbers]
         vectors = torch.empty(len(numbers), *self.shape[1:], dtype=self.dtype)
         vectors[in_file] = self._vectors[numbers[in_file]]
-        for places in (~in_file).nonzero()[:, 0].split(BATCH):
-            vectors[places] = self._compute(numbers[places])
+        for places in (~in_file).nonzero()[:, 0].split(self._source.batch):
+            vectors[places] = self._source(numbers[places])
         return vectors
+
+    def stream(
+        self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
+    ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
+        """Yield each batch's image numbers and vectors on a device in full precision; what is read is read ahead.
+
+        Each image of a batch is read or computed once, and what is computed on the device stays there.
+        """
+        absent = [numbers[numbers >= self.stored].split(self._source.batch) for numbers in batches]
+        computed = self._source.ahead([part for parts in absent for part in parts if len(part)])
+        read = prefetched(batches, lambda numbers: staged(self._vectors[numbers[numbers < self.stored]], device))
+        for (numbers, in_file), parts in zip(read, absent, strict=True):
+            vectors = to_device(in_file, device)
+            if len(in_file) < len(numbers):
+                rest = torch.cat([next(computed).to(device, self.dtype) for _ in parts])
+                # The stored ones come first, so their order is brought back.
+                order = (numbers >= self.stored).long().argsort(stable=True).argsort()
+                vectors = torch.cat([vectors, rest])[to_device(order, device)]
+            yield numbers, vectors.float()
 
     def at(self, image: Int[Tensor, " n"], patch: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Return the vectors of single patches, by image and patch number."""
@@ -137,15 +161,41 @@ class CentredStore(PatchStore):
         """Return the vectors of some images, in the order asked for."""
         return subtract(self._store[which], self._centre)
 
+    def stream(
+        self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
+    ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
+        """Yield each batch's image numbers and centred vectors on a device in full precision."""
+        centre = self._centre.to(device)
+        for numbers, vectors in self._store.stream(batches, device):
+            yield numbers, (vectors - centre).to(self.dtype).float()
 
-def cached_features(backbone: Backbone, images: np.ndarray | LazyRows, note: str) -> PatchStore:
+
+def images_within(budget: float, shape: tuple[int, int, int], dtype: torch.dtype) -> int:
+    """Return how many of N images' vectors (N, P, D) fit into a budget of bytes."""
+    return min(shape[0], max(0, int(budget / (shape[1] * shape[2] * dtype.itemsize))))
+
+
+def staged(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor where a copy to the device can start from: pinned memory for CUDA."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def cached_features(
+    backbone: Backbone, images: np.ndarray | LazyRows, note: str, readings: int | None = None
+) -> PatchStore:
     """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
 
     The file's name is a hash of the images' content and of everything in `backbone` that decides their features. Those
     of a centred backbone are kept as the plain one's.
+
+    Parameters
+    ----------
+    readings
+        How often each image will be read. Where given, many features are kept only if that is faster than to compute
+        them at each reading; see `feature_choice`.
     """
     if isinstance(backbone, CentredBackbone):
-        return CentredStore(cached_features(backbone.plain, images, note), backbone.centre)
+        return CentredStore(cached_features(backbone.plain, images, note, readings), backbone.centre)
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
     if isinstance(images, LazyRows):
         digest.update(images.fingerprint().encode())
@@ -155,41 +205,43 @@ def cached_features(backbone: Backbone, images: np.ndarray | LazyRows, note: str
     path = cache_dir() / "features" / digest.hexdigest()[:20]
     patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
     shape = (len(images), patches, backbone.dim)
-    return PatchStore(path, shape, torch.float16, lambda numbers: backbone.features(images[numbers.numpy()]), note)
+    source, room = FeaturePass(backbone, images), images_within(disk_budget(), shape, torch.float16)
+    stored = stored_images(shape, room, source, path.parent, note, readings)
+    return PatchStore(path, shape, torch.float16, source, note, stored)
 
 
-def module_outputs(module: nn.Module, store: PatchStore, folder: Path) -> PatchStore:
+class ModuleOutputs(Computed):
+    """What a module in evaluation mode makes of stored vectors (N, P, D); its parameters name the device."""
+
+    def __init__(self, module: nn.Module, store: PatchStore, dtype: torch.dtype) -> None:
+        super().__init__(lambda numbers: next(self.ahead([numbers])).cpu())
+        self._module, self._store, self._dtype = module, store, dtype
+
+    def ahead(self, batches: Sequence[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n p r"]]:
+        """Yield the outputs of each batch, on the module's device."""
+        for _, vectors in self._store.stream(batches, next(self._module.parameters()).device):
+            with torch.no_grad():
+                outputs = self._module.eval()(vectors).to(self._dtype)
+            yield outputs  # outside the block, which would reach whoever reads this
+
+
+def module_outputs(
+    module: nn.Module, store: PatchStore, folder: Path, dtype: torch.dtype = torch.float32
+) -> PatchStore:
     """Return a module's outputs (N, P, R) for stored vectors (N, P, D), in evaluation mode; their file is in `folder`.
 
-    The module, such as a segmentation head, takes and returns (n, P, *); its parameters name the device.
+    The module, such as a segmentation head, takes and returns (n, P, *). The outputs may take what the stored vectors
+    left of the disk's budget.
     """
-    device = next(module.parameters()).device
-
-    @torch.no_grad()
-    def compute(numbers: Tensor) -> Tensor:
-        return module.eval()(store[numbers].float().to(device)).cpu()
-
-    width = compute(torch.arange(1)).shape[2]
-    return PatchStore(folder / "outputs", (*store.shape[:2], width), torch.float32, compute, "Head outputs")
-
-
-def prefetched(items: Iterable[Item], load: Callable[[Item], Tensor]) -> Iterator[tuple[Item, Tensor]]:
-    """Yield (item, load(item)) in order, each loaded in a thread while its predecessor is in use."""
-    with ThreadPoolExecutor(1) as loader:
-        previous = None
-        for item in items:
-            current = (item, loader.submit(load, item))
-            if previous is not None:
-                yield previous[0], previous[1].result()
-            previous = current
-        if previous is not None:
-            yield previous[0], previous[1].result()
+    source = ModuleOutputs(module, store, dtype)
+    shape = (*store.shape[:2], source(torch.arange(1)).shape[2])
+    taken = store.stored * store.shape[1:].numel() * store.dtype.itemsize
+    stored = images_within(disk_budget(2, min(taken, disk_budget())), shape, dtype)
+    return PatchStore(folder / "outputs", shape, dtype, source, "Head outputs", stored)
 
 
 def shares(
-    store: PatchStore, batches: Iterable[Tensor], device: torch.device
+    store: PatchStore, batches: Sequence[Tensor], device: torch.device
 ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
     """Yield this process's image numbers of each batch and their vectors on the device, each read ahead."""
-    parts = (parallel.share(batch) for batch in batches)
-    for numbers, vectors in prefetched(parts, lambda numbers: store[numbers].float()):
-        yield numbers, vectors.to(device)
+    return store.stream([parallel.share(batch) for batch in batches], device)

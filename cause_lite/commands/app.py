@@ -28,6 +28,7 @@ for command in (
     experiment.audit,
     experiment.study,
     experiment.bench,
+    experiment.gpu_run,
     experiment.verify,
 ):
     app.command()(command)

@@ -183,6 +183,48 @@ def bench(
     console.print(f"Records written to {bench.records_path(choose_device('auto').type)}")
 
 
+def gpu_run(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the record and weights; data/records when left out.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Time in all; what the measurements leave goes to pre-training.")
+    ] = 9.0,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of the packed photographs, and an earlier run's state, in parts.")
+    ] = None,
+    write_photos: Annotated[
+        Path | None, typer.Option(help="Write the packed photographs there in parts; stop.")
+    ] = None,
+    miniature: Annotated[bool, typer.Option(help="Go through everything in small, in seconds on a CPU.")] = False,
+    shared: Annotated[bool, typer.Option(hidden=True)] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure every stage of published rows on a GPU, then pre-train on photographs for the time that is left.
+
+    The record holds the device, its driver, rates, fractions of the peak, the longest kernels, memory and ratios. With
+    several GPUs it also holds how rates grow. From the state in parts that is written, the next run goes on.
+    """
+    from cause_lite.datasets import photo_parts
+    from cause_lite.datasets import photos as packed
+    from cause_lite.lab import gpu_run as runs
+
+    plan = runs.MINIATURE if miniature else runs.FULL
+    if write_photos is not None:
+        for path in photo_parts.write_parts(packed.load(), write_photos):
+            console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        return
+    if miniature and out is None:
+        raise UserError("gpu-run: a miniature is no record; name another folder with --out")
+    if shared:
+        runs.shared_row(out or runs.default_out(), plan)
+        return
+    record = runs.run(out or runs.default_out(), minutes, plan, device, photos, console.print)
+    for name, reason in record["failed"].items():
+        console.print(f"{name} failed: {reason}")
+    console.print(f"Record written to {(out or runs.default_out()) / runs.RECORD}")
+
+
 def verify(
     records: Annotated[Path | None, typer.Option(help="Records of a build; _build/records when left out.")] = None,
     expected: Annotated[Path | None, typer.Option(help="data/expected.json when left out.")] = None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -150,9 +151,10 @@ class LazyRows:
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         numbers = np.arange(len(self))[which]
         if numbers.ndim == 0:
-            return self._row(int(numbers))
-        with ThreadPoolExecutor(min(8, len(numbers) or 1)) as readers:
-            rows = list(readers.map(self._row, numbers.tolist()))
+            return self._rows([int(numbers)])[0]
+        runs = [list(run) for _, run in groupby(numbers.tolist(), lambda number: number // len(self.crops))]
+        with ThreadPoolExecutor(min(8, len(runs) or 1)) as readers:
+            rows = list(chain.from_iterable(readers.map(self._rows, runs)))
         kind = np.uint8 if self.classes is None else np.int16
         return np.stack(rows) if rows else np.empty((0, *self.shape[1:]), kind)
 
@@ -161,11 +163,15 @@ class LazyRows:
         file, crop = self.files[number // len(self.crops)], number % len(self.crops)
         return f"{file}, crop {crop}" if len(self.crops) > 1 else str(file)
 
-    def _row(self, number: int) -> np.ndarray:
-        file, crop = self.files[number // len(self.crops)], self.crops[number % len(self.crops)]
+    def _rows(self, numbers: list[int]) -> list[np.ndarray]:
+        """Return rows of one file, which is read once."""
+        file = self.files[numbers[0] // len(self.crops)]
         if file is None:
-            return np.full(self.shape[1:], -1, np.int16)
+            return [np.full(self.shape[1:], -1, np.int16) for _ in numbers]
         image = self.read(file)
+        return [self._squared(image, self.crops[number % len(self.crops)]) for number in numbers]
+
+    def _squared(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
         square = self.squaring.square(crop.cut(image) if crop else image, labels=self.classes is not None)
         values = np.asarray(tv.horizontal_flip(square) if self.mirrored else square)
         return values if self.classes is None else self._class_numbers(values, self.classes)

@@ -14,8 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.frontdoor import Bank, BankKeys, bank_keys
-from cause_lite.mediator import quantize
+from cause_lite.fast.whole_bank import BankInfoNCE, BankPairs
+from cause_lite.frontdoor import Bank, BankKeys, ConceptBank, bank_keys
+from cause_lite.mediator import count_concepts, quantize
+from cause_lite.runtime.device import works_ahead
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class _InfoNCE(torch.autograd.Function):
             pull += odds.T @ near
             sums.index_add_(0, key_concept[rows], near)
             reduced += [] if weight is None else [near]
-        key_count = torch.bincount(key_concept, minlength=len(positive)).to(anchors.dtype)
+        key_count = count_concepts(key_concept, len(positive)).to(anchors.dtype)
         attraction, count = (positive @ sums)[anchor_concept], (positive @ key_count)[anchor_concept]
         if own is not None:
             itself, own_keys = positive.diagonal()[anchor_concept], slice(own, own + len(anchors))
@@ -172,14 +174,20 @@ def concept_contrastive_loss(
     vectors = F.normalize(projected_teacher.detach().to(wide), dim=-1).flatten(0, 1)
     chunk = chunk or (4096 if x.device.type == "cpu" else 65536)
 
-    def term(keys: BankKeys, own: int | None) -> Tensor:
-        pairs = _Pairs(anchor_concept, keys, positive, counted, own, temperature, chunk)
-        total, count = _InfoNCE.apply(anchors, weight, pairs)
+    def mean_over_images(total: Tensor, count: Tensor) -> Tensor:
         per_image, count = total.view(batch, patches).sum(1), count.view(batch, patches).sum(1)
         return torch.where(count > 0, per_image / count.clamp(min=1), 0).mean()
 
+    def term(keys: BankKeys, own: int | None) -> Tensor:
+        pairs = _Pairs(anchor_concept, keys, positive, counted, own, temperature, chunk)
+        return mean_over_images(*_InfoNCE.apply(anchors, weight, pairs))
+
     batch_keys = BankKeys(vectors, torch.arange(len(vectors), device=vectors.device), concept)
     loss = term(batch_keys, own=first * patches)
+    if isinstance(bank, ConceptBank) and works_ahead(x.device):
+        pairs = BankPairs(bank, anchor_concept, positive, counted.T, temperature, max(1, chunk // bank.capacity))
+        banked = mean_over_images(*BankInfoNCE.apply(anchors, weight, pairs))
+        return torch.where(bank.filled.sum() > 0, (loss + banked) / 2, loss)
     stored = bank_keys(bank)
     if stored is None:
         return loss

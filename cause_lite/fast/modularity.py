@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cause_lite.fast import tiled_modularity
+
 TRIED_FIRST = 96  # strongest concepts of a patch
 
 
@@ -77,4 +79,6 @@ class StrongestSharedConcept(torch.autograd.Function):
 
 def shared_concept(membership: Float[Tensor, "b p k"]) -> Float[Tensor, "b p p"]:
     """Return max_k C_ik C_jk for every pair of patches: `cause_lite.mediator.shared_concept`, faster and smaller."""
+    if tiled_modularity.compiles(membership.device):
+        return tiled_modularity.TiledSharedConcept.apply(membership)
     return StrongestSharedConcept.apply(membership)

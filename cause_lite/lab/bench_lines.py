@@ -103,18 +103,18 @@ def modularity_growth() -> Iterator[dict]:
 class Contrast:
     """One step of the contrastive loss with a bank of `capacity` vectors a concept, all of it in use."""
 
-    def __init__(self, capacity: int) -> None:
-        self.features, self.codebook = normal(IMAGES, PATCHES, CHANNELS), normal(CONCEPTS, CHANNELS, seed=1)
+    def __init__(self, capacity: int, concepts: int = CONCEPTS, projected: int = PROJECTED) -> None:
+        self.features, self.codebook = normal(IMAGES, PATCHES, CHANNELS), normal(concepts, CHANNELS, seed=1)
         self.reduced = normal(IMAGES, PATCHES, REDUCED, seed=2).requires_grad_()
         torch.manual_seed(0)
-        self.projection = nn.Linear(REDUCED, PROJECTED).to(DEVICE)
-        self.teacher = normal(IMAGES, PATCHES, PROJECTED, seed=3)
-        self.bank = ConceptBank(CONCEPTS, PROJECTED, capacity, DEVICE)
+        self.projection = nn.Linear(REDUCED, projected).to(DEVICE)
+        self.teacher = normal(IMAGES, PATCHES, projected, seed=3)
+        self.bank = ConceptBank(concepts, projected, capacity, DEVICE)
         generator = torch.Generator().manual_seed(4)
         for rows in self.bank.vectors.split(8192):
             rows.copy_(F.normalize(torch.randn(rows.shape, generator=generator), dim=1))
         self.bank.filled += capacity
-        self.owners = torch.arange(CONCEPTS, device=DEVICE).repeat_interleave(capacity)
+        self.owners = torch.arange(concepts, device=DEVICE).repeat_interleave(capacity)
         self.leaves = (self.reduced, *self.projection.parameters())
 
     def fast(self, low_rank: bool = True) -> Callable[[], float]:

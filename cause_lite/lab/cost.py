@@ -1,21 +1,35 @@
-"""Estimate what a published row takes: its operations are counted, at the rate that the bench measured on a GPU.
+"""Project what a published row takes on one GPU, from the rates per stage that were measured there.
 
-Begin with `expected_cost`.
+Begin with `expected_cost`; `basis` says in words what it rests on. Rates are those of `data/records/gpu.json`, which
+`cause-lite gpu-run` writes, or else of the bench's published rows. A row that was not measured gets the rates of the
+measured one with the same head and the nearest size, changed in proportion to the work. It is assumed that
+
+* every crop passes the backbone once for what is stored, and at each reading for what is not;
+* as many features are stored as the default budget allows (a run stores fewer where computing them is faster);
+* images are read, cropped and decoded beside the backbone, no slower than it unless their rate was measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 from cause_lite.datasets.images import crops_of
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import bench
 from cause_lite.lab.recipes import Row, row
-from cause_lite.runtime.files import read_json
+from cause_lite.runtime.files import project_dir, read_json
+from cause_lite.train import readings_of
 
 WIDTHS, BASE_WIDTH = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}, 768  # of a ViT-S, else of a ViT-B
 DEPTH = 12  # blocks, in both
+TIMM_TWINS = {  # networks of the same sizes in timm, of backbones that only their authors release
+    "ibot_vit_base_16": "vit_base_patch16_224.dino",
+    "msn_vit_small_16": "vit_small_patch16_224.dino",
+}
+BUDGET = 50e9  # bytes of features that are stored by default; the head's outputs take what is left of twice that
+HALF = 2  # bytes of a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +43,11 @@ class Cost:
     patches
         Of one crop.
     feature_bytes
-        Size of the features on disk, in half precision.
+        Size of all features in half precision, stored or not.
+    disk_bytes
+        What features and the head's outputs take on the disk within the default budget.
     hours
-        Time on one GPU; NaN where the number of images is not known before their list is here.
+        Projected time on one GPU; NaN where the number of images is not known before their list is here.
     memory_bytes
         Memory of a batch's activations and of the concept bank, in single precision.
     """
@@ -39,12 +55,25 @@ class Cost:
     crops: int
     patches: int
     feature_bytes: float
+    disk_bytes: float
     hours: float
     memory_bytes: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Seconds a crop of a measured row: of one pass of the backbone, and of one epoch of each step."""
+
+    row: Row
+    features: float
+    clusterbook: float
+    head: float
+    outputs: float
+    probes: float
+
+
 def expected_cost(of: Row, kind: str = "clean") -> Cost:
-    """Return what a run of a row should take on one GPU, at the slowest rate of the bench's rows there.
+    """Return what a run of a row should take on one GPU.
 
     Parameters
     ----------
@@ -54,46 +83,130 @@ def expected_cost(of: Row, kind: str = "clean") -> Cost:
         The kind of run. A `released` checkpoint is only scored: validation images and their mirror images, and no
         features are kept.
     """
-    config, width, released = of.config, WIDTHS.get(of.backbone, BASE_WIDTH), kind == "released"
-    patches = _patches(of, config.scored_size if released else config.data.size)
-    listed = OFFICIAL[config.data.name].splits["val" if released else "train"][1]
-    images = listed or 0
-    activations = config.optimisation.batch_size * patches * (8 * width + 4 * patches)
-    if released:
-        hours = (listed or math.nan) * 2 * _backbone_operations(width, patches) / sustained()[0] / 3600
-        return Cost(images, patches, 0.0, hours, 4.0 * activations)
-    crops = images * len(crops_of(config.data.crops))
-    feature_bytes = crops * patches * width * 2.0
-    epochs = config.clusterbook.epochs + config.head.epochs + config.probe.epochs
-    hours = crops * operations(of, passes=1 if feature_bytes <= 50e9 else epochs) / sustained()[0] / 3600
+    if kind == "released":
+        return _scoring(of)
+    cost = _size(of)
+    return dataclasses.replace(cost, hours=sum(stage_hours(of).values()))
+
+
+def _scoring(of: Row) -> Cost:
+    """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
+    patches, like = _patches(of, of.config.scored_size), nearest(of)
+    listed = OFFICIAL[of.config.data.name].splits["val"][1]
+    growth = backbone_operations(_width(of), patches) / _pass_operations(like.row)
+    hours = (listed or math.nan) * 2 * like.features * growth / 3600
+    return Cost(listed or 0, patches, 0.0, 0.0, hours, 4.0 * _activations(of, patches))
+
+
+def _size(of: Row) -> Cost:
+    """Return the sizes of a fit, without its hours."""
+    config, patches = of.config, _patches(of, of.config.data.size)
+    crops = (OFFICIAL[config.data.name].splits["train"][1] or 0) * len(crops_of(config.data.crops))
+    feature_bytes = crops * patches * _width(of) * float(HALF)
+    stored = min(BUDGET, feature_bytes)
+    disk = stored + min(2 * BUDGET - stored, crops * patches * config.head.reduced_dim * HALF)
     vectors = config.clusterbook.concepts * (config.head.bank_capacity or 0)
     bank = vectors * (config.head.projection_dim or config.head.reduced_dim)
-    return Cost(crops, patches, feature_bytes, hours, 4.0 * (bank + activations))
+    return Cost(crops, patches, feature_bytes, disk, math.nan, 4.0 * (bank + _activations(of, patches)))
+
+
+def _activations(of: Row, patches: int) -> int:
+    return of.config.optimisation.batch_size * patches * (8 * _width(of) + 4 * patches)
+
+
+def seconds_a_crop(of: Row, like: Measured, stored: float) -> dict[str, float]:
+    """Return the seconds of each stage that a crop takes, of which a share is stored, from a measured row's."""
+    config, passes = of.config, stored + (1 - stored) * readings_of(of.config)
+    area = _patches(of, config.data.size) / _patches(like.row, like.row.config.data.size)
+    heads = head_operations(of) / head_operations(like.row)
+    return {
+        "features": passes * like.features * _pass_operations(of) / _pass_operations(like.row),
+        "clusterbook": config.clusterbook.epochs * like.clusterbook * area * _width(of) / _width(like.row),
+        "head": config.head.epochs * like.head * heads,
+        "probes": like.outputs * heads + config.probe.epochs * like.probes * area,
+    }
+
+
+def stage_hours(of: Row) -> dict[str, float]:
+    """Return the projected hours of each stage of a clean run."""
+    cost = _size(of)
+    share = min(BUDGET, cost.feature_bytes) / cost.feature_bytes if cost.feature_bytes else 1.0
+    return {name: cost.crops * each / 3600 for name, each in seconds_a_crop(of, nearest(of), share).items()}
+
+
+def _width(of: Row) -> int:
+    return WIDTHS.get(of.backbone, BASE_WIDTH)
 
 
 def _patches(of: Row, size: int) -> int:
     return (size // int(of.backbone.rsplit("-", 1)[1][1:])) ** 2
 
 
-def _backbone_operations(width: int, patches: int) -> float:
-    return DEPTH * (24 * patches * width**2 + 4 * patches**2 * width)
+def _pass_operations(of: Row) -> float:
+    return backbone_operations(_width(of), _patches(of, of.config.data.size))
 
 
-def operations(of: Row, passes: int) -> float:
-    """Count the floating-point operations of one crop's matrix products: `passes` of the backbone, and step 2."""
-    config, width, patches = of.config, WIDTHS.get(of.backbone, BASE_WIDTH), _patches(of, of.config.data.size)
+def backbone_operations(width: int, patches: int, depth: int = DEPTH) -> float:
+    """Count the floating-point operations of a ViT's blocks on one image."""
+    return depth * (24 * patches * width**2 + 4 * patches**2 * width)
+
+
+def head_operations(of: Row) -> float:
+    """Count the floating-point operations of one crop's matrix products in an epoch of step 2."""
+    config, width, patches = of.config, _width(of), _patches(of, of.config.data.size)
     attention = 8 * patches**2 * width + 24 * patches * width**2 if config.head.kind == "tr" else 0
-    head = config.head.epochs * 4 * (attention + 4 * patches * width**2)
     keys = config.clusterbook.concepts * (config.head.bank_capacity or 0)
-    contrast = config.head.epochs * 8 * (patches / config.optimisation.cell**2) * keys * config.head.reduced_dim
-    return passes * _backbone_operations(width, patches) + head + contrast
+    contrast = 8 * (patches / config.optimisation.cell**2) * keys * config.head.reduced_dim
+    return 4 * (attention + 4 * patches * width**2) + contrast
 
 
-def sustained() -> tuple[float, str]:
-    """Return the operations a second of the slowest row that the bench ran on an accelerator, and its name."""
+def record_path() -> Path:
+    """Return the file of `cause-lite gpu-run`."""
+    return project_dir() / "data" / "records" / "gpu.json"
+
+
+def nearest(of: Row) -> Measured:
+    """Return the measured row with the same head, and of these the one whose pass is nearest in size."""
+    rows = [m for m in measured() if m.row.config.head.kind == of.config.head.kind] or measured()
+    return min(rows, key=lambda m: abs(math.log(_pass_operations(m.row) / _pass_operations(of))))
+
+
+def measured() -> list[Measured]:
+    """Return the rows that were measured, from the record of `gpu-run` where there is one, else from the bench's."""
+    return _from_run(read_json(record_path())) if record_path().exists() else _from_bench()
+
+
+def _from_run(record: dict) -> list[Measured]:
+    found, reading = [], record["sections"].get("reading", {}).get("crops_a_second", math.inf)
+    for section in record["sections"].values():
+        if "case" in section and "stages" in section:
+            rates = {name: stage["crops_a_second"] for name, stage in section["stages"].items()}
+            passed = 1 / min(rates["features"], reading)
+            probes = 1 / rates["cluster probe"] + 1 / rates["linear probe"]
+            clusterbook, head, outputs = (1 / rates[name] for name in ("clusterbook", "head", "outputs"))
+            of = row(f"cocostuff27/{section['case']}")
+            found.append(Measured(of, passed, clusterbook, head, outputs, probes))
+    return found
+
+
+def _from_bench() -> list[Measured]:
+    """Read the bench's whole fits, in which the time to compute the head's outputs counts to the probes' epochs."""
+    found = []
+    for case in read_json(bench.records_path("cuda"))["lines"]["published rows"]["rows"]:
+        of, each = row(f"cocostuff27/{case['case']}"), {k: v / case["images"] for k, v in case["stages"].items()}
+        config = of.config
+        clusterbook, head = each["clusterbook"] / config.clusterbook.epochs, each["head"] / config.head.epochs
+        found.append(Measured(of, each["features"], clusterbook, head, 0.0, each["probes"] / config.probe.epochs))
+    return found
+
+
+def basis() -> str:
+    """Return in words what the projections rest on: how many crops, on which device, and when."""
+    if record_path().exists():
+        record = read_json(record_path())
+        stages = [stage for s in record["sections"].values() for stage in s.get("stages", {}).values()]
+        crops, device, date = min(stage["crops"] for stage in stages), record["device"], record["date"]
+        return f"at least {crops:,} crops a stage on one {device}, {date[:10]}"
     line = read_json(bench.records_path("cuda"))["lines"]["published rows"]
-    rates = [
-        case["images"] * operations(row(f"cocostuff27/{case['case']}"), passes=1) / case["seconds"]
-        for case in line["rows"]
-    ]
-    return min(rates), line["environment"]["accelerator"]
+    crops = min(case["images"] for case in line["rows"])
+    return f"whole fits of {crops:,} crops on one {line['environment']['accelerator']}, {line['date'][:10]}"

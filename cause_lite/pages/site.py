@@ -107,10 +107,9 @@ def fit_all(seed: int = REPEATED_SEED) -> None:
 
 def write_table_pages(book: Path) -> None:
     """Write a page for each published table, from one template."""
-    rate, gpu = cost.sustained()
     template = (book / "_templates" / "table.md").read_text(encoding="utf-8")
     for name, title in TABLES.items():
-        page = template.format(name=name, title=title, rate=rate / 1e12, gpu=gpu)
+        page = template.format(name=name, title=title, basis=cost.basis())
         (book / "tables").mkdir(exist_ok=True)
         write_whole(book / "tables" / f"{name}.md", partial(Path.write_text, data=page, encoding="utf-8"))
 

@@ -93,8 +93,8 @@ def missing_table(table: str) -> pd.DataFrame:
         existing = {record["kind"] for record in reproduce.read_records(row)}
         for kind in KINDS.keys() - existing:
             cost, command = expected_cost(row, kind), f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf"
-            lines.append((row.name, command, cost.hours, cost.memory_bytes / 1e9, cost.feature_bytes / 1e9))
-    columns = ["row", "command", "hours a seed", "GPU memory, GB", "features, GB"]
+            lines.append((row.name, command, cost.hours, cost.memory_bytes / 1e9, cost.disk_bytes / 1e9))
+    columns = ["row", "command", "hours a seed", "GPU memory, GB", "disk, GB"]
     return pd.DataFrame(lines, columns=columns).sort_values("command", ignore_index=True)
 
 

@@ -1,4 +1,4 @@
-"""Select a device, name it, and make its work repeat to the bit."""
+"""Select a device, name it, hand it tensors without waiting, and make its work repeat to the bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError
@@ -37,6 +38,27 @@ def device_name(device: torch.device) -> str:
     """Return a device's product name, such as `NVIDIA A100-SXM4-40GB`; its kind where torch knows no name."""
     module = torch.get_device_module(device)
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
+
+
+def works_ahead(device: torch.device) -> bool:
+    """Return whether a device works through a queue, so that reading a value back makes this process wait for it.
+
+    Where it does, training keeps to forms in which no shape and no branch depends on a value.
+    """
+    return device.type != "cpu"
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; the copy is queued there, from pinned memory on CUDA, and nobody waits for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def bytes_free(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that new tensors can take: free, or kept by torch without use."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +38,9 @@ class StoppedError(UserError):
 class Stage:
     """A stage of training as far as it has come: all that going on needs, beside the global random state.
 
-    `order` (numbers of images) is drawn once for the whole stage; `losses` holds one number a step taken.
+    `order` (numbers of images) is drawn once for the whole stage; `losses` holds one number a step taken, but for the
+    last ones, which may be in `unread` still, on the device that computed them. `settle` runs before the stage is
+    saved: it reads those too.
     """
 
     name: str
@@ -46,6 +48,20 @@ class Stage:
     generator: torch.Generator
     order: Tensor
     losses: list[float] = field(default_factory=list)
+    unread: list[Tensor] = field(default_factory=list)
+    settle: Callable[[], None] = lambda: None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps taken."""
+        return len(self.losses) + len(self.unread)
+
+    def read(self) -> list[float]:
+        """Move the losses that are unread to `losses`, in one copy from the device, and return them."""
+        values = torch.stack(self.unread).tolist() if self.unread else []
+        self.losses += values
+        self.unread.clear()
+        return values
 
 
 class Journal:
@@ -104,11 +120,10 @@ class Journal:
         """
         stop = max(parallel.gather_objects(self._stop)) if self.folder else 0
         if self.folder and (stop or end or max(parallel.gather_objects(time.monotonic() - self._saved)) >= self.every):
+            stage.settle()
             self._save(self.folder / f"{stage.name}.pt", stage)
         if stop:
-            raise StoppedError(
-                f"stopped after step {len(stage.losses)} of {stage.name}; the same command goes on from there"
-            )
+            raise StoppedError(f"stopped after step {stage.steps} of {stage.name}; the same command goes on from there")
 
     def save_failed(self, stage: Stage) -> Path | None:
         """Save the state of a step that failed, for inspection only; return the file, None without a folder."""

@@ -1,4 +1,4 @@
-"""Show progress bars on a terminal, and nothing in pipes, notebooks and the book's build; time stages."""
+"""Show progress bars on a terminal, and none in pipes, notebooks and the book's build; say a line; time stages."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def bar() -> Progress:
     """Return a bar to be updated by hand, as a context manager."""
     console, visible = _bar_console()
     return Progress(console=console, disable=not visible)
+
+
+def say(text: str) -> None:
+    """Print a line about the work beside its progress, to the stream of errors: results keep the other one."""
+    _bar_console()[0].print(text, highlight=False)
 
 
 class Stopwatch:
