@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import reproduce
 from cause_lite.lab.cost import expected_cost
-from cause_lite.lab.recipes import Row, rows
+from cause_lite.lab.recipes import TABLES, Row, rows
 from cause_lite.lab.reproduce import KINDS
 from cause_lite.pages import plots
 from cause_lite.pages.widgets import embedded, png
@@ -42,6 +42,24 @@ def published_table(table: str) -> pd.DataFrame:
             line[title] = " / ".join(score_text(runs, score) for score in ("miou", "pacc")) if runs else "not run"
         lines.append(line)
     return pd.DataFrame(lines).set_index("row")
+
+
+def all_rows() -> pd.DataFrame:
+    """Return every row of every table: what is published and run, and what a clean run is expected to take.
+
+    Returns
+    -------
+    DataFrame
+        Scores as texts `mIoU / pAcc` in percent, hours and gigabytes of GPU memory of one clean run as numbers.
+    """
+    lines = []
+    for table, title in TABLES.items():
+        for row, scores in zip(rows(table), published_table(table).itertuples(index=False), strict=True):
+            miou, pacc, *runs = scores
+            cost = expected_cost(row)
+            published = f"{miou:.1f} / " + ("-" if pd.isna(pacc) else f"{pacc:.1f}")
+            lines.append([title, row.name, published, *runs, cost.hours, cost.memory_bytes / 1e9])
+    return pd.DataFrame(lines, columns=["data set", "row", "published", *KINDS.values(), "hours", "memory, GB"])
 
 
 def styled(frame: pd.DataFrame) -> Styler:

@@ -1,13 +1,14 @@
 """Figures and tables of the book, a file a subject.
 
-`axes` holds what every figure shares, `causal` the graph and its effects, `features`, `results` and `studies` what
-was measured of the method, `bench` its speed. Begin with `axes.style`.
+`axes` holds what every figure shares, `causal` the graph and its effects, `heads` diagrams of the heads, `features`,
+`results` and `studies` what was measured of the method, `bench` its speed. Begin with `axes.style`.
 """
 
 from cause_lite.pages.plots.axes import curves, legend, style
 from cause_lite.pages.plots.bench import bench_table, growth, ratio_bars, stage_bars
 from cause_lite.pages.plots.causal import causal_graph, draw_graph, effects, mutilated_graphs
 from cause_lite.pages.plots.features import pca_colours
+from cause_lite.pages.plots.heads import head_diagrams
 from cause_lite.pages.plots.results import class_heatmap, confusion, matching_step, results_table, seed_dots
 from cause_lite.pages.plots.studies import by_epochs, differences
 
@@ -22,6 +23,7 @@ __all__ = [
     "draw_graph",
     "effects",
     "growth",
+    "head_diagrams",
     "legend",
     "matching_step",
     "mutilated_graphs",
