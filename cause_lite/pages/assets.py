@@ -17,7 +17,8 @@ from cause_lite.runtime.files import UserError, write_whole
 class Asset(NamedTuple):
     """A package of the npm registry: a folder of it, and the parts of that folder which pages need.
 
-    An empty `folder` is the package itself. The first part is a file, whose presence says that the asset was fetched; a part that ends in / is a folder.
+    An empty `folder` is the package itself. The first part is a file, whose presence says that the asset was fetched;
+    a part that ends in / is a folder.
     """
 
     package: str
