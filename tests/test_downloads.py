@@ -153,6 +153,12 @@ def tarred(path: Path, members: dict[str, bytes], link: str | None = None) -> Pa
     return path
 
 
+def broken_stream(content: bytes) -> bytes:
+    """The same zip with a first block of a kind that deflate does not know."""
+    start = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
+    return content[:start] + b"\xff" + content[start + 1 :]
+
+
 PLACES = Archive("", "", 10_000, 10, {"data/": "in/"})
 
 
@@ -179,6 +185,7 @@ def test_members_go_to_their_places(tmp_path, pack):
         (lambda p: p.write_text("<html>login</html>"), "not a whole archive"),
         (lambda p: p.write_bytes(zipped(p, {"data/1": CONTENT[:5000]}).read_bytes()[:-2000]), "not a whole archive"),
         (lambda p: p.write_bytes(tarred(p, {"data/1": CONTENT[:5000]}).read_bytes()[:-2000]), "damaged|whole archive"),
+        (lambda p: p.write_bytes(broken_stream(zipped(p, {"data/1": CONTENT[:5000]}).read_bytes())), "Error -3"),
     ],
 )
 def test_a_bad_archive_leaves_nothing(tmp_path, make, reason):

@@ -566,3 +566,11 @@ def test_images_that_changed_since_the_fit_are_said(tmp_path):
     photograph(9).save(folder / "1.jpg")
     with pytest.warns(UserWarning, match="holds other images than those that were fitted"):
         evaluate_run(tmp_path / "run", device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:label_flow")
+def test_a_fit_as_released_finds_as_many_clusters_as_asked_for(tmp_path):
+    folder = labelled_folder(tmp_path / "f", grey)
+    changes = SMALL | {"data.clusters": 3, "probe.label_flow": "as_released"}
+    fitted = fit_to(recipe(str(folder), "mlp", backbone="scenes", changes=changes), tmp_path / "run", "cpu").segmenter
+    assert len(fitted.cluster_probe.centres) == 3 and fitted.linear_probe.classify.out_features == 8

@@ -17,17 +17,22 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from cause_lite import checkpoints, datasets
 from cause_lite.backbones import load_backbone
+from cause_lite.checkpoints.matching import ClusterMatch, Matching, write_matching
 from cause_lite.datasets import archives, scenes
+from cause_lite.datasets.arrays import Reading
+from cause_lite.datasets.geotiff import read_georeference
 from cause_lite.datasets.label_table import read_codes, read_table
 from cause_lite.datasets.picture_files import read_picture
 from cause_lite.datasets.readers import read_ids, read_mat_ids, read_rgb
@@ -287,9 +292,56 @@ def reads_weights(path: Path) -> object:
         return load_backbone("msn_vit_small_16")
 
 
+def geotiff(folder: Path) -> Path:
+    tags = ((33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 4.6e6, 0.0), True))
+    levels = scenes.render(0, "train", 0).image.astype(np.uint16) * 16
+    tifffile.imwrite(folder / "b.tif", levels, photometric="rgb", extratags=tags)
+    return folder / "b.tif"
+
+
+def stack(folder: Path) -> Path:
+    frames = np.stack([scenes.render(0, "train", number).image[..., 0] for number in range(3)])
+    tifffile.imwrite(folder / "b.tif", frames, photometric="minisblack")
+    return folder / "b.tif"
+
+
+def matching_file(folder: Path) -> Path:
+    small_segmenter(folder)
+    clusters = [ClusterMatch(cluster=number, one_to_one=None, most="sky", share=0.5, pixels=9) for number in range(3)]
+    write_matching(
+        folder, Matching(data="a", split="train", images=2, classes=["sky"], clusters=clusters, date=provenance.now())
+    )
+    return folder / "matching.json"
+
+
+def reads_folder(path: Path) -> object:
+    """Every photograph and label map of the folder that the damaged file is in."""
+    split = datasets.load_split(str(path.parents[1] if path.parent.name == "labels" else path.parent), "train", 32)
+    return split.images[:], None if split.labels is None else split.labels[:]
+
+
+def labelled_photograph(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / "labels").mkdir()
+        picture("a.jpg", "RGB")(folder)
+        label_map(folder).rename(folder / "labels" / "a.png")
+        rows = "".join(f"{number},class {number}\n" for number in range(16))
+        (folder / "labels.csv").write_text("id,name\n" + rows)
+        return folder / name
+
+    return make
+
+
 COCO = "cocostuff/images/val2017/000000000001.jpg"
 TARGETS = [
     *(Target(f"picture, {mode} {name}", picture(name, mode), read_picture) for name, mode in PICTURES),
+    Target("GeoTIFF of 16 bits", geotiff, read_picture),
+    Target("georeference of a GeoTIFF", geotiff, read_georeference),
+    Target("one image of a stack", stack, partial(read_picture, reading=Reading(frame=2))),
+    Target("photograph of a labelled folder", labelled_photograph("a.jpg"), reads_folder),
+    Target("label map of a labelled folder", labelled_photograph("labels/a.png"), reads_folder),
+    Target("classes of a labelled folder", labelled_photograph("labels.csv"), reads_folder),
+    Target("matching of a model", matching_file, reads_segmenter),
     Target("label map of any kind", label_map, read_codes),
     Target("labels.csv", label_csv, read_table),
     Target("photograph, PNG", picture("a.png", "RGB"), read_rgb),
@@ -437,12 +489,14 @@ def _read(target: Target, path: Path, outer: Path, tally: Tally) -> str | None:
     return None
 
 
-def main() -> None:
-    """Run everything and write data/records/torture.json; ends with status 1 when something did not hold."""
+def main(cases: int = 48, moments: int = 20) -> None:
+    """Damage each file `cases` times, kill at `moments` moments, and write data/records/torture.json.
+
+    Ends with status 1 when something did not hold.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    cases, moments = 48, 20
     console, table = Console(), Table("file", "cases", "read", "refused", "failures", "longest, s", "most, MB")
     lines, failures = {}, []
     for target in TARGETS:
@@ -480,4 +534,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

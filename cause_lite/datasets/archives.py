@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +18,18 @@ from typing import IO
 
 from cause_lite.datasets.downloads import CHUNK, digest_of, download
 from cause_lite.runtime.files import UserError, write_json
+
+# What unpacking raises on damaged bytes, by the layers that it goes through.
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def unpack(file: Path, root: Path, archive: Archive) -> int:
             raise UserError(f"{file}: holds none of {', '.join(archive.places)}; it is another archive; delete it")
         _merge(staging, root)
         return count
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise UserError(f"{file}: is not a whole archive ({type(error).__name__}: {error}); delete it") from error
     except OSError as error:
         raise UserError(f"{root}: could not be written, or {file.name} is damaged ({error})") from error
