@@ -92,7 +92,7 @@ def _scoring(of: Row) -> Cost:
     """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
     patches, like = _patches(of, of.config.scored_size), nearest(of)
     listed = OFFICIAL[of.config.data.name].splits["val"][1]
-    growth = backbone_operations(_width(of), patches) / _pass_operations(like.row)
+    growth = backbone_operations(_width(of), patches) / pass_operations(like.row)
     hours = (listed or math.nan) * 2 * like.features * growth / 3600
     return Cost(listed or 0, patches, 0.0, 0.0, hours, 4.0 * _activations(of, patches))
 
@@ -122,7 +122,7 @@ def seconds_a_crop(of: Row, like: Measured, stored: Stored) -> dict[str, float]:
     readings = config.clusterbook.epochs + config.head.epochs + outputs
     passes = stored.features + (1 - stored.features) * readings
     return {
-        "features": passes * like.features * _pass_operations(of) / _pass_operations(like.row),
+        "features": passes * like.features * pass_operations(of) / pass_operations(like.row),
         "clusterbook": config.clusterbook.epochs * like.clusterbook * area * _width(of) / _width(like.row),
         "head": config.head.epochs * like.head * heads,
         "probes": outputs * like.outputs * heads + config.probe.epochs * like.probes * area,
@@ -165,7 +165,8 @@ def _patches(of: Row, size: int) -> int:
     return (size // int(of.backbone.rsplit("-", 1)[1][1:])) ** 2
 
 
-def _pass_operations(of: Row) -> float:
+def pass_operations(of: Row) -> float:
+    """Count the floating-point operations of a row's backbone on one crop."""
     return backbone_operations(_width(of), _patches(of, of.config.data.size))
 
 
@@ -191,7 +192,7 @@ def record_path() -> Path:
 def nearest(of: Row) -> Measured:
     """Return the measured row with the same head, and of these the one whose pass is nearest in size."""
     rows = [m for m in measured() if m.row.config.head.kind == of.config.head.kind] or measured()
-    return min(rows, key=lambda m: abs(math.log(_pass_operations(m.row) / _pass_operations(of))))
+    return min(rows, key=lambda m: abs(math.log(pass_operations(m.row) / pass_operations(of))))
 
 
 def measured() -> list[Measured]:
