@@ -162,6 +162,11 @@ def fit_linear_probe(
     return probe, optimise("Linear probe", segments, settings.epochs, learner, loss_of, session)
 
 
+def output_type(config: FitConfig) -> torch.dtype:
+    """Return the type in which step 3 keeps the head's outputs: half precision where the head runs in it."""
+    return torch.float32 if config.optimisation.precision == "fp32" else torch.float16
+
+
 Probes = tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]
 
 
@@ -170,8 +175,7 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     classes = len(train.classes)
     linear, losses = LinearProbe(classes, session.config.head.reduced_dim).to(session.device), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        kept = torch.float32 if session.config.optimisation.precision == "fp32" else torch.float16
-        segments = module_outputs(head, features, Path(folder), kept)
+        segments = module_outputs(head, features, Path(folder), output_type(session.config))
         clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)
         if train.labels is not None:
             linear, losses = fit_linear_probe(segments, train.labels, classes, session)

@@ -18,7 +18,7 @@ from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.progress import Stopwatch
 from cause_lite.runtime.randomness import seed_all
 from cause_lite.segmenter import Segmenter
-from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
+from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes, output_type
 
 NO_JOURNAL = Journal()
 
@@ -75,7 +75,8 @@ def fit(
         with torch.random.fork_rng(devices=[]), deterministic(device):
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
             note = f"Features of {train.name}/{train.split}"
-            features = cached_features(backbone, train.images, note, readings_of(config))
+            output_bytes = config.head.reduced_dim * output_type(config).itemsize
+            features = cached_features(backbone, train.images, note, readings_of(config), output_bytes)
             clock.lap("features")
             session = Session(config, seed_all(config.seed), device, journal)
             codebook, clusterbook_losses = fit_clusterbook(features, session)

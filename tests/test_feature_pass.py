@@ -172,6 +172,15 @@ def test_outputs_take_what_features_left_of_the_disk(tmp_path, monkeypatch):
     assert found == {5: 5, 0: 10}
 
 
+def test_features_leave_room_for_outputs(few_scenes, tmp_path, monkeypatch):
+    """Of a budget of 20 images' features a file, outputs of 1.5 times the size leave that of four images."""
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CAUSE_FEATURE_BUDGET", str(20.001 * 256 * 32 * 2 / 1e9))
+    images = few_scenes.images
+    stores = [cached_features(random_backbone(), images, "Features", 3, size) for size in (0, 96, 1000)]
+    assert [store.stored for store in stores] == [20, 4, 0]
+
+
 # The choice.
 
 rates = st.floats(0.1, 1e5)

@@ -133,7 +133,7 @@ def test_hours_follow_from_the_rates_of_a_record(tmp_path, monkeypatch):
     bench_basis, bench_hours = cost.basis(), cost.expected_cost(row("cocostuff27/dino-b8-tr")).hours
     write_json(tmp_path / "gpu.json", record)
     found = cost.expected_cost(row("cocostuff27/dino-b8-tr"))
-    stored = 50e9 / found.feature_bytes
+    stored = (100e9 - 5 * 49_629 * 1600 * 90 * 2) / found.feature_bytes  # what outputs leave of the disk
     assert sum(cost.stage_hours(row("cocostuff27/dino-b8-tr")).values()) == pytest.approx(found.hours)
     passes = stored + (1 - stored) * 4  # one epoch of step 1, two of step 2, and one reading for step 3
     each = passes / 400 + 1 / 4000 + 2 / 800 + 1 / 1000 + 5 * (1 / 3e3 + 1 / 2e3)
@@ -145,7 +145,7 @@ def test_hours_follow_from_the_rates_of_a_record(tmp_path, monkeypatch):
 def test_projections_grow_with_the_work_and_keep_to_the_disk():
     costs = {of.key: cost.expected_cost(of) for of in rows()}
     assert all(each.hours > 0 or math.isnan(each.hours) for each in costs.values())
-    assert all(each.disk_bytes <= 100e9 and each.disk_bytes <= 2 * each.feature_bytes for each in costs.values())
+    assert all(each.disk_bytes <= 100e9 for each in costs.values())
     assert costs["cocostuff27/dino-b8-tr"].disk_bytes < costs["cocostuff27/dino-b8-tr"].feature_bytes / 6
     assert costs["cocostuff27/dino-b8-tr"].hours > costs["cocostuff27/dino-s8-tr"].hours
     assert torch.tensor([each.memory_bytes for each in costs.values()]).gt(0).all()

@@ -181,7 +181,11 @@ def staged(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def cached_features(
-    backbone: Backbone, images: np.ndarray | LazyRows, note: str, readings: int | None = None
+    backbone: Backbone,
+    images: np.ndarray | LazyRows,
+    note: str,
+    readings: int | None = None,
+    output_bytes: int = 0,
 ) -> PatchStore:
     """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
 
@@ -193,9 +197,11 @@ def cached_features(
     readings
         How often each image will be read. Where given, many features are kept only if that is faster than to compute
         them at each reading; see `feature_choice`.
+    output_bytes
+        Bytes that the head's output of a patch will take: features leave room for these on the disk.
     """
     if isinstance(backbone, CentredBackbone):
-        return CentredStore(cached_features(backbone.plain, images, note, readings), backbone.centre)
+        return CentredStore(cached_features(backbone.plain, images, note, readings, output_bytes), backbone.centre)
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
     if isinstance(images, LazyRows):
         digest.update(images.fingerprint().encode())
@@ -205,7 +211,8 @@ def cached_features(
     path = cache_dir() / "features" / digest.hexdigest()[:20]
     patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
     shape = (len(images), patches, backbone.dim)
-    source, room = FeaturePass(backbone, images), images_within(disk_budget(), shape, torch.float16)
+    budget = min(disk_budget(), disk_budget(2, len(images) * patches * output_bytes))
+    source, room = FeaturePass(backbone, images), images_within(budget, shape, torch.float16)
     stored = stored_images(shape, room, source, path.parent, note, readings)
     return PatchStore(path, shape, torch.float16, source, note, stored)
 

@@ -5,7 +5,7 @@ Begin with `expected_cost`; `basis` says in words what it rests on. Rates are th
 measured one with the same head and the nearest size, changed in proportion to the work. It is assumed that
 
 * every crop passes the backbone once for what is stored, and at each reading for what is not;
-* as many features are stored as the default budget allows (a run stores fewer where computing them is faster);
+* the default budget stores the head's outputs first, then features (a run stores fewer where computing is faster);
 * images are read, cropped and decoded beside the backbone, no slower than it unless their rate was measured.
 """
 
@@ -20,7 +20,6 @@ from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import bench
 from cause_lite.lab.recipes import Row, row
 from cause_lite.runtime.files import project_dir, read_json
-from cause_lite.train import readings_of
 
 WIDTHS, BASE_WIDTH = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}, 768  # of a ViT-S, else of a ViT-B
 DEPTH = 12  # blocks, in both
@@ -93,7 +92,7 @@ def _scoring(of: Row) -> Cost:
     """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
     patches, like = _patches(of, of.config.scored_size), nearest(of)
     listed = OFFICIAL[of.config.data.name].splits["val"][1]
-    growth = backbone_operations(_width(of), patches) / _pass_operations(like.row)
+    growth = backbone_operations(_width(of), patches) / pass_operations(like.row)
     hours = (listed or math.nan) * 2 * like.features * growth / 3600
     return Cost(listed or 0, patches, 0.0, 0.0, hours, 4.0 * _activations(of, patches))
 
@@ -101,10 +100,9 @@ def _scoring(of: Row) -> Cost:
 def _size(of: Row) -> Cost:
     """Return the sizes of a fit, without its hours."""
     config, patches = of.config, _patches(of, of.config.data.size)
-    crops = (OFFICIAL[config.data.name].splits["train"][1] or 0) * len(crops_of(config.data.crops))
+    crops = _crops(of)
     feature_bytes = crops * patches * _width(of) * float(HALF)
-    stored = min(BUDGET, feature_bytes)
-    disk = stored + min(2 * BUDGET - stored, crops * patches * config.head.reduced_dim * HALF)
+    disk = _stored(of).size
     vectors = config.clusterbook.concepts * (config.head.bank_capacity or 0)
     bank = vectors * (config.head.projection_dim or config.head.reduced_dim)
     return Cost(crops, patches, feature_bytes, disk, math.nan, 4.0 * (bank + _activations(of, patches)))
@@ -114,24 +112,49 @@ def _activations(of: Row, patches: int) -> int:
     return of.config.optimisation.batch_size * patches * (8 * _width(of) + 4 * patches)
 
 
-def seconds_a_crop(of: Row, like: Measured, stored: float) -> dict[str, float]:
-    """Return the seconds of each stage that a crop takes, of which a share is stored, from a measured row's."""
-    config, passes = of.config, stored + (1 - stored) * readings_of(of.config)
+def seconds_a_crop(of: Row, like: Measured, stored: Stored) -> dict[str, float]:
+    """Return the seconds of each stage that a crop takes, by what is stored, from a measured row's."""
+    config = of.config
     area = _patches(of, config.data.size) / _patches(like.row, like.row.config.data.size)
     heads = head_operations(of) / head_operations(like.row)
+    # Outputs that are stored are computed once, the others in each epoch of both probes.
+    outputs = stored.outputs + (1 - stored.outputs) * 2 * config.probe.epochs
+    readings = config.clusterbook.epochs + config.head.epochs + outputs
+    passes = stored.features + (1 - stored.features) * readings
     return {
-        "features": passes * like.features * _pass_operations(of) / _pass_operations(like.row),
+        "features": passes * like.features * pass_operations(of) / pass_operations(like.row),
         "clusterbook": config.clusterbook.epochs * like.clusterbook * area * _width(of) / _width(like.row),
         "head": config.head.epochs * like.head * heads,
-        "probes": like.outputs * heads + config.probe.epochs * like.probes * area,
+        "probes": outputs * like.outputs * heads + config.probe.epochs * like.probes * area,
     }
 
 
 def stage_hours(of: Row) -> dict[str, float]:
     """Return the projected hours of each stage of a clean run."""
-    cost = _size(of)
-    share = min(BUDGET, cost.feature_bytes) / cost.feature_bytes if cost.feature_bytes else 1.0
-    return {name: cost.crops * each / 3600 for name, each in seconds_a_crop(of, nearest(of), share).items()}
+    crops = _size(of).crops
+    return {name: crops * each / 3600 for name, each in seconds_a_crop(of, nearest(of), _stored(of)).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The shares of features and of the head's outputs that the default budget stores, and the bytes of both."""
+
+    features: float
+    outputs: float
+    size: float
+
+
+def _stored(of: Row) -> Stored:
+    """Return what is stored. Outputs come first: a missing one costs a pass in every epoch of both probes."""
+    patches = _crops(of) * _patches(of, of.config.data.size)
+    features, outputs = (max(1.0, float(HALF) * patches * n) for n in (_width(of), of.config.head.reduced_dim))
+    kept = min(BUDGET, features, max(0.0, 2 * BUDGET - outputs))
+    kept_outputs = min(outputs, 2 * BUDGET - kept)
+    return Stored(kept / features, kept_outputs / outputs, kept + kept_outputs)
+
+
+def _crops(of: Row) -> int:
+    return (OFFICIAL[of.config.data.name].splits["train"][1] or 0) * len(crops_of(of.config.data.crops))
 
 
 def _width(of: Row) -> int:
@@ -142,7 +165,8 @@ def _patches(of: Row, size: int) -> int:
     return (size // int(of.backbone.rsplit("-", 1)[1][1:])) ** 2
 
 
-def _pass_operations(of: Row) -> float:
+def pass_operations(of: Row) -> float:
+    """Count the floating-point operations of a row's backbone on one crop."""
     return backbone_operations(_width(of), _patches(of, of.config.data.size))
 
 
@@ -168,7 +192,7 @@ def record_path() -> Path:
 def nearest(of: Row) -> Measured:
     """Return the measured row with the same head, and of these the one whose pass is nearest in size."""
     rows = [m for m in measured() if m.row.config.head.kind == of.config.head.kind] or measured()
-    return min(rows, key=lambda m: abs(math.log(_pass_operations(m.row) / _pass_operations(of))))
+    return min(rows, key=lambda m: abs(math.log(pass_operations(m.row) / pass_operations(of))))
 
 
 def measured() -> list[Measured]:
