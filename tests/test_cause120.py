@@ -21,9 +21,10 @@ ALLOWED = {"cause_lite.backbones", "cause_lite.datasets"}
 CONCEPTS, WIDTH = 7, 6
 
 
-def code_of(page: str) -> str:
-    """Return the code of a page's cells, without their options."""
-    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", page, flags=re.S | re.M)
+def method_code() -> str:
+    """Return the code of the page's cells above the exercises, without their options."""
+    text = PAGE.read_text(encoding="utf-8").split("## Exercises")[0]
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", text, flags=re.S | re.M)
     return "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(":"))
 
 
@@ -32,7 +33,7 @@ def page() -> ModuleType:
     """The page's imports, constants in capitals, functions and classes; nothing of it is trained."""
     module = ModuleType("cause120")
     module.classes, module.side = 5, 4
-    tree = ast.parse(code_of(PAGE.read_text(encoding="utf-8")))
+    tree = ast.parse(method_code())
     tree.body = [
         node
         for node in tree.body
@@ -48,16 +49,12 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 
 def test_the_page_is_short():
-    lines = [line for line in code_of(PAGE.read_text(encoding="utf-8")).splitlines() if line.strip()]
+    lines = [line for line in method_code().splitlines() if line.strip()]
     assert 100 <= len(lines) <= MOST_LINES
 
 
 def test_the_page_takes_images_and_a_backbone_from_the_package_and_nothing_else():
-    modules = [
-        n.module
-        for n in ast.walk(ast.parse(code_of(PAGE.read_text(encoding="utf-8"))))
-        if isinstance(n, ast.ImportFrom)
-    ]
+    modules = [n.module for n in ast.walk(ast.parse(method_code())) if isinstance(n, ast.ImportFrom)]
     assert {module for module in modules if module.startswith("cause_lite")} == ALLOWED
 
 
