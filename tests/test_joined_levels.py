@@ -44,6 +44,14 @@ def test_untrained_weights_are_those_of_their_seed(images):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_a_margin_is_the_mirror_image_and_is_cut_off(at_hand, images):
+    name = f"{MODEL}?levels=3&patch=8"
+    wide = np.pad(images, [(0, 0), (16, 16), (16, 16), (0, 0)], mode="reflect")
+    inner = load_backbone(name).features(wide).unflatten(1, (12, 12))[:, 2:10, 2:10].flatten(1, 2)
+    assert torch.equal(load_backbone(f"{name}&margin=16").features(images), inner)
+    assert load_backbone(name).fingerprint() != load_backbone(f"{name}&margin=16").fingerprint()
+
+
 def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, images, few_scenes):
     monkeypatch.setattr(joined_levels, "load_split", lambda *_, **__: few_scenes)
     monkeypatch.setattr(joined_levels, "mean_patch", lambda plain, images, label: torch.ones(plain.dim))
@@ -69,6 +77,7 @@ def test_settings_are_read_off_the_name(levels, patch):
         ("patch=0", "patch must be at least 1"),
         ("levels=-1", "levels and untrained at least 0"),
         ("untrained=a", "expected whole numbers"),
+        ("margin=3", "margin is 3; must be a multiple"),
         ("fit=whole", "fit is 'whole'; must be one of squash, centre"),
         ("levels=9", "no timm network with levels"),
         ("centre=nowhere", "no data set named 'nowhere'"),
