@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,21 +15,11 @@ from cause_lite.backbones.feature_store import PatchStore, shares
 from cause_lite.config import FitConfig
 from cause_lite.head import Selection
 from cause_lite.runtime import parallel
-from cause_lite.runtime.device import to_device, works_ahead
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.device import to_device
 from cause_lite.runtime.journal import Journal, Stage
 from cause_lite.runtime.learner import Learner
+from cause_lite.runtime.losses import read_losses, steps_between_reads
 from cause_lite.runtime.progress import track
-
-READ_EVERY = 50  # steps after which the losses of a device that works ahead are read
-
-
-class NotFiniteError(UserError):
-    """A loss is NaN or infinite; `images` holds the numbers of the images that it was computed on."""
-
-    def __init__(self, message: str, images: list[int]) -> None:
-        super().__init__(message)
-        self.images = images
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ def optimise(
     ------
     NotFiniteError
         Before a step on a loss that is NaN or infinite; the state is saved for inspection first. A GPU works ahead of
-        this process, and its losses are read only every `READ_EVERY` steps: there, further steps may have been taken.
+        this process, and its losses are read every few steps: there, further steps may have been taken.
     """
     config, journal = session.config, session.journal
     scaler = torch.amp.GradScaler(session.device.type, enabled=config.optimisation.precision == "fp16")
@@ -102,28 +91,15 @@ def optimise(
     journal.restore(stage)
     batches = stage.order.split(min(batch_size(config), len(store))) if len(stage.order) else ()
     steps_per_epoch = max(1, len(batches) // max(1, epochs))
-    stage.settle = partial(_read_losses, stage, batches, journal)
-    read_every = READ_EVERY if works_ahead(session.device) else 1
+    stage.settle = partial(read_losses, stage, batches, journal)
     left = batches[len(stage.losses) :]
     for numbers, batch in track(shares(store, left, session.device), name, total=len(left)):
         learner.set_rates(stage.steps // steps_per_epoch)
         loss = loss_of(numbers, batch)
         stage.unread.append(parallel.mean(loss))
-        if len(stage.unread) == read_every or stage.steps == len(batches):
+        if len(stage.unread) == steps_between_reads(session.device) or stage.steps == len(batches):
             stage.settle()
         learner.step(loss, scaler)
         after_step()
         journal.step(stage, end=stage.steps == len(batches))
     return stage.losses
-
-
-def _read_losses(stage: Stage, batches: Sequence[Tensor], journal: Journal) -> None:
-    """Read the losses that are still on the device; raise NotFiniteError at the first that is NaN or infinite."""
-    first = 1 + len(stage.losses)
-    for step, loss in enumerate(stage.read(), first):
-        if not math.isfinite(loss):
-            file = journal.save_failed(stage)
-            where = f"at step {step}" + (f" (state in {file})" if file else "")
-            advice = "look at its images, lower the rate, or use --precision fp32"
-            images = parallel.share(batches[step - 1]).tolist()
-            raise NotFiniteError(f"{stage.name}: the loss is {loss} {where}; {advice}", images)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cause_lite import frontdoor, mediator
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
+from cause_lite.backbones.feature_use import output_type
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import LazyRows
@@ -160,11 +161,6 @@ def fit_linear_probe(
 
     learner = Learner.adam(probe, settings.linear_rate, halve_every=settings.halve_every)
     return probe, optimise("Linear probe", segments, settings.epochs, learner, loss_of, session)
-
-
-def output_type(config: FitConfig) -> torch.dtype:
-    """Return the type in which step 3 keeps the head's outputs: half precision where the head runs in it."""
-    return torch.float32 if config.optimisation.precision == "fp32" else torch.float16
 
 
 Probes = tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]

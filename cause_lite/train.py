@@ -8,25 +8,21 @@ from dataclasses import dataclass
 import torch
 
 from cause_lite.backbones import Backbone, cached_features
+from cause_lite.backbones.feature_use import output_type, readings_of
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.head import Head
-from cause_lite.loop import NotFiniteError, Session
+from cause_lite.loop import Session
 from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal
+from cause_lite.runtime.losses import NotFiniteError
 from cause_lite.runtime.progress import Stopwatch
 from cause_lite.runtime.randomness import seed_all
 from cause_lite.segmenter import Segmenter
-from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes, output_type
+from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
 
 NO_JOURNAL = Journal()
-
-
-def readings_of(config: FitConfig) -> int:
-    """Return how often a fit reads each image's features: step 3 reads them once, but for the released label flow."""
-    third = 1 if config.probe.label_flow == "clean" else config.probe.epochs
-    return config.clusterbook.epochs + config.head.epochs + third
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from cause_lite.backbones import cached_features, feature_choice
 from cause_lite.backbones.feature_choice import Rates, stored_images
 from cause_lite.backbones.feature_pass import Computed, FeaturePass, largest_batch, on_host, read_ahead
 from cause_lite.backbones.feature_store import PatchStore, images_within, module_outputs
+from cause_lite.backbones.feature_use import readings_of
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.runtime.files import UserError
 from cause_lite.steps import build_head
-from cause_lite.train import fit, readings_of
+from cause_lite.train import fit
 
 CPU = torch.device("cpu")
 opened: Counter[Path] = Counter()
