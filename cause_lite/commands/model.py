@@ -103,8 +103,8 @@ def segment(
         list[Path], typer.Argument(help="Photographs of any kind and size up to 100 megapixels, or folders of them.")
     ],
     model: Annotated[
-        str, typer.Option(help="A segmenter that ships (scenes) or a folder that `fit` wrote.")
-    ] = "scenes",
+        str, typer.Option(help="A segmenter that ships (photos, scenes) or a folder that `fit` wrote.")
+    ] = "photos",
     out: Out = Path("segments"),
     scale: Annotated[
         float, typer.Option(help="Times the scale of training; above 1, details count more.", min=0.05, max=64)

@@ -86,3 +86,9 @@ def _is_scene(path: Path) -> bool:
 def photographs() -> list[Path]:
     """Return the files of the photographs that ship, by name; data/photographs/CREDITS.md says whose they are."""
     return sorted((project_dir() / "data" / "photographs").glob("*.jpg"))
+
+
+def some_photographs(count: int, seed: int) -> list[Path]:
+    """Draw some of the photographs that ship at random, so that nobody chooses which results are shown."""
+    files = photographs()
+    return [files[number] for number in sorted(np.random.default_rng(seed).choice(len(files), count, replace=False))]

@@ -8,24 +8,40 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
-from cause_lite.datasets import load_split
-from cause_lite.lab import pictures
-from cause_lite.lab.comparison import captioned_tables
-from cause_lite.lab.runs import label_maps, name_clusters, read_config, score_segmenter
+from cause_lite.datasets.photographs import some_photographs
+from cause_lite.lab import photographs
+from cause_lite.lab.comparison import (
+    CAUSE,
+    COLOUR_KMEANS,
+    FEATURE_KMEANS,
+    FULL_KMEANS,
+    LOGISTIC,
+    captioned_tables,
+)
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING
+from cause_lite.pages.plots import segmented_photographs
 from cause_lite.runtime.files import project_dir, read_json, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
-GALLERY_SCENES = [3, 11, 24, 40, 57, 90]
 SHOWN = ("scenes", "camvid")
+METHODS = (
+    COLOUR_KMEANS,
+    FEATURE_KMEANS,
+    FULL_KMEANS,
+    *CAUSE.values(),
+    *(f"{name}, CRF" for name in CAUSE.values()),
+    LOGISTIC,
+)
+PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed that draws them
 
 
 def results_block() -> str:
-    """Return a Markdown table for each data set with records: mean ± sample standard deviation over seeds."""
-    parts = []
+    """Return Markdown tables of the main methods: mean ± sample standard deviation over seeds."""
+    parts = [photographs_table("msrc")]
     stored = [read_json(project_dir() / "data" / "records" / f"{data}.json")["records"] for data in SHOWN]
     for title, table in (each for records in stored for each in captioned_tables(records)):
         lines = [f"**{title}**", "", "| method | mIoU, % | pixel accuracy, % | seeds |", "|---|---|---|---|"]
-        for method, row in table.iterrows():
+        for method, row in table[table.index.isin(METHODS)].iterrows():
             cells = [
                 f"{row[(s, 'mean')]:.1f}" + ("" if np.isnan(row[(s, "std")]) else f" ± {row[(s, 'std')]:.1f}")
                 for s in ("miou", "pacc")
@@ -33,6 +49,17 @@ def results_block() -> str:
             lines.append(f"| {method} | {cells[0]} | {cells[1]} | {int(row[('seeds', '')])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def photographs_table(data: str) -> str:
+    """Return the runs of at least five seeds on photographs as a Markdown table, gains with their intervals."""
+    table = photographs.table(data)
+    table = table[table["seeds"] >= SEEDS_FOR_FINDING]
+    title = (
+        f"**MSRC, 21 classes: 196 test photographs; features of {photographs.BACKBONE}, which saw ImageNet's labels**"
+    )
+    header = [title, "", f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
+    return "\n".join(header + [f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)])
 
 
 def with_results(text: str) -> str:
@@ -43,13 +70,8 @@ def with_results(text: str) -> str:
 
 
 def gallery() -> Figure:
-    """Draw validation scenes, what the bundled segmenter finds in them (colours by the matching), and the truth."""
-    scenes, segmenter = load_split("scenes", "val"), checkpoints.load("scenes")
-    images, labels = scenes.images[GALLERY_SCENES], label_maps(scenes)[GALLERY_SCENES]
-    metrics = score_segmenter(segmenter, read_config(project_dir() / "data" / "segmenters" / "scenes"))["cluster"]
-    predictions = [name_clusters(segmenter.segment(image), metrics) for image in images]
-    rows = [[pictures.labelled(label_map, scenes.classes) for label_map in row] for row in (predictions, labels)]
-    return pictures.image_grid([list(images), *rows], ["image", "found", "true"])
+    """Draw photographs that a seed chose, and the clusters that the segmenter of photographs finds in them."""
+    return segmented_photographs(some_photographs(PHOTOGRAPHS, SEED), checkpoints.load("photos"))
 
 
 def write_picture(path: Path) -> None:

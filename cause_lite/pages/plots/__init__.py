@@ -9,6 +9,7 @@ from cause_lite.pages.plots.bench import bench_table, growth, ratio_bars, stage_
 from cause_lite.pages.plots.causal import causal_graph, draw_graph, effects, mutilated_graphs
 from cause_lite.pages.plots.features import pca_colours
 from cause_lite.pages.plots.heads import head_diagrams
+from cause_lite.pages.plots.photographs import segmented_photographs
 from cause_lite.pages.plots.results import class_heatmap, confusion, matching_step, results_table, seed_dots
 from cause_lite.pages.plots.studies import by_epochs, differences
 
@@ -31,6 +32,7 @@ __all__ = [
     "ratio_bars",
     "results_table",
     "seed_dots",
+    "segmented_photographs",
     "stage_bars",
     "style",
 ]
