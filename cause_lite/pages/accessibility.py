@@ -11,7 +11,8 @@ from cause_lite.runtime.files import project_dir
 
 SEVERE = ("serious", "critical")  # the kinds of finding that fail a page
 AUDIT = """() => axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(rule =>
-  ({id: rule.id, impact: rule.impact, help: rule.help, places: rule.nodes.map(node => node.target.flat().join(' '))})))"""
+  ({id: rule.id, impact: rule.impact, help: rule.help,
+    places: rule.nodes.map(node => node.target.flat().join(' '))})))"""
 
 
 @lru_cache
