@@ -26,9 +26,11 @@ FOREIGN = {  # options of other programs that the package starts or names
     "--path-output": "jupyter-book",
     "--keep-going": "jupyter-book",
     "--silent": "npm",
+    "--query-gpu": "nvidia-smi",
+    "--format": "nvidia-smi",
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-CALL = re.compile(r"(?<!library_name: )cause-lite ([a-z]+)((?:[^`.;]|\.(?=\w))*)")
+CALL = re.compile(r"(?<!library_name: )cause-lite ([a-z]+(?:-[a-z]+)*)((?:[^`.;]|\.(?=\w))*)")
 
 
 def commands() -> dict[str, set[str]]:

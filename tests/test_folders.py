@@ -353,8 +353,8 @@ def test_a_size_that_the_patch_does_not_divide_is_rounded_and_said(tmp_path, sma
     photograph().save(tmp_path / "0.jpg")
     small_backbone.patch, patch = 14, small_backbone.patch
     try:
-        with pytest.warns(UserWarning, match=r"data\.size: 256 pixels .* backbone's 14; 252 are taken"):
-            assert with_size_of(small_backbone, recipe(str(tmp_path), "mlp")).data.size == 252
+        with pytest.warns(UserWarning, match=r"data\.size: 320 pixels .* backbone's 14; 322 are taken"):
+            assert with_size_of(small_backbone, recipe(str(tmp_path), "mlp")).data.size == 322
         with pytest.raises(UserError, match=r"data\.size: 128 pixels .*--set data\.size=126"):
             with_size_of(small_backbone, recipe("scenes", "mlp"))
     finally:

@@ -123,8 +123,8 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     Parameters
     ----------
     name
-        A segmenter that ships (`photos`, `scenes`), a folder that `save` or `cause-lite export` wrote, or one on the Hugging Face
-        Hub (`hf:OWNER/NAME`).
+        A segmenter that ships (`photos`, `scenes`), a folder that `save` or `cause-lite export` wrote, or one on the
+        Hugging Face Hub (`hf:OWNER/NAME`).
     with_backbone
         Load the backbone too, if segmenter.json names one.
 

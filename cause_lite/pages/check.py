@@ -5,6 +5,7 @@ Begin with `check`.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, ElementHandle, Error, Request, ViewportSize
 
+from cause_lite.pages.accessibility import severe_findings
 from cause_lite.pages.browser import open_page, opened_browser, served
 from cause_lite.pages.printing import print_book
+from cause_lite.pages.try_check import Comparison, check_try
 from cause_lite.runtime.files import UserError, project_dir, write_json
 from cause_lite.runtime.progress import track
 
@@ -31,6 +34,7 @@ FIRST_VIEW = View("desktop", "light")  # in which sliders and numbers are tried,
 VIEWS = (FIRST_VIEW, View("desktop", "dark"), View("phone", "light"), View("phone", "dark"))
 # The theme writes sphinx-thebe's constant twice; nothing on the pages uses it.
 HARMLESS_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
+FORWARD = "index.html"  # it leads on to the first page at once, in the middle of an audit
 GENERATED = ("_modules", "genindex", "py-modindex", "search")
 # Run in the page: images without a text, formulas and how many were set, errors, links, and what sticks out.
 SURVEY = """() => ({
@@ -41,6 +45,8 @@ SURVEY = """() => ({
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   links: [...document.querySelectorAll('a[href]')].map(a => a.href),
   ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+  cut: [...document.querySelectorAll('article pre')].filter(p => p.scrollWidth > p.clientWidth + 1)
+    .map(p => p.textContent.trim().slice(0, 60)),
   widgets: document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length,
 })"""
 
@@ -57,6 +63,7 @@ class Report:
     requests: int = 0
     printed: int = 0
     numbers: int = 0
+    comparisons: list[Comparison] = field(default_factory=list)
 
 
 def check(folder: Path, pictures: Path) -> Report:
@@ -86,6 +93,7 @@ def check(folder: Path, pictures: Path) -> Report:
                 if view == FIRST_VIEW:
                     surveys[name] = survey
         _check_search(browser, address, report)
+        report.comparisons = check_try(browser, address, folder, report.faults)
     _check_links(address, folder, surveys, report)
     return report
 
@@ -144,6 +152,11 @@ class PageCheck:
             self._fault(f"a formula or widget failed: {text}")
         if survey["set"] < survey["formulas"]:
             self._fault(f"{survey['formulas'] - survey['set']} formulas were not set")
+        for text in survey["cut"]:
+            self._fault(f"code is cut off at the right: {text}")
+        findings = [] if self.name == FORWARD else severe_findings(self.page)
+        for text in findings:
+            self._fault(f"axe-core finds {text}")
         if survey["wide"] > 1:
             self._fault(f"is {survey['wide']} pixels wider than the window")
 
@@ -217,7 +230,7 @@ def main() -> None:
         report = check(folder, pictures)
     except UserError as error:
         sys.exit(str(error))
-    write_json(project_dir() / "_build" / "book-check.json", vars(report))
+    write_json(project_dir() / "_build" / "book-check.json", dataclasses.asdict(report))
     for line in report.faults:
         print(line)
     if report.faults:
@@ -225,7 +238,7 @@ def main() -> None:
     print(
         f"{report.pages} pages, {report.formulas} formulas, {report.sliders} sliders, {report.numbers} numbers, "
         f"{report.links} links, {report.requests} requests, none to another host; {report.printed} pages printed; "
-        f"screenshots in {pictures}"
+        f"{len(report.comparisons)} label maps of the page that segments compared; screenshots in {pictures}"
     )
 
 

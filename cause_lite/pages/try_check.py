@@ -26,9 +26,8 @@ TURNED = 6  # the orientation tag of a photograph that was taken upright
 DROP = """([name, content]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0)), data = new DataTransfer();
   data.items.add(new File([bytes], name, { type: "image/jpeg" }));
-  const about = { dataTransfer: data, bubbles: true, cancelable: true };
-  for (const kind of ["dragenter", "dragover", "drop"])
-    document.getElementById("try-drop").dispatchEvent(new DragEvent(kind, about));
+  const area = document.getElementById("try-drop"), how = { dataTransfer: data, bubbles: true, cancelable: true };
+  for (const kind of ["dragenter", "dragover", "drop"]) area.dispatchEvent(new DragEvent(kind, how));
 }"""
 
 
