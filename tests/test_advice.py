@@ -18,6 +18,7 @@ from cause_lite.commands.app import app
 PACKAGE = Path(cause_lite.__file__).parent
 FOREIGN = {  # options of other programs that the package starts or names
     "--nproc-per-node": "torchrun",
+    "--standalone": "torchrun",
     "--porcelain": "git",
     "--untracked-files": "git",
     "--host-resolver-rules": "Chromium",

@@ -63,7 +63,8 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], row_names: Sequence[str], w
         Of the figure, in inches.
     """
     columns = max(len(row) for row in rows)
-    height = width / columns * len(rows)
+    high, wide = rows[0][0].shape[:2]
+    height = width / columns * high / wide * len(rows)
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
     for name, row, line in zip(row_names, rows, axes, strict=True):
         for axis in line:
