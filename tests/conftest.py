@@ -22,6 +22,15 @@ settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("repeat")
 
 
+@pytest.fixture
+def one_thread():
+    """One thread, on which a product of matrices has the same bits whatever the number of rows."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Every test run keeps its caches to itself."""

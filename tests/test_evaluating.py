@@ -17,7 +17,8 @@ from user_inputs import classes, labelled_folder, photograph
 from cause_lite import checkpoints, datasets
 from cause_lite.checkpoints.export import export
 from cause_lite.checkpoints.matching import MATCHING_FILE, read_matching
-from cause_lite.lab.evaluating import Evaluating, evaluate_run, many_to_one_accuracy, matching_of, tiled_scores
+from cause_lite.lab.agreement import many_to_one_accuracy
+from cause_lite.lab.evaluating import Evaluating, evaluate_run, matching_of, tiled_scores
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to
 from cause_lite.lab.segmenting import Segmenting, segment_files
@@ -75,7 +76,7 @@ def test_a_matching_says_what_the_confusion_holds(clusters, count, seed):
     if confusion.sum():
         assert 100 * right / confusion.sum() == pytest.approx(metrics.compute()["pacc"])
         most = sum(confusion[c, names.index(each.most)] for c, each in enumerate(matching.clusters) if each.most)
-        assert 100 * most / confusion.sum() == pytest.approx(many_to_one_accuracy(metrics))
+        assert 100 * most / confusion.sum() == pytest.approx(many_to_one_accuracy(confusion))
     for each, row in zip(matching.clusters, confusion, strict=True):
         assert each.pixels == row.sum() and (each.most is None) == (row.sum() == 0)
         assert each.one_to_one is None or row[names.index(each.one_to_one)] > 0

@@ -110,15 +110,6 @@ def test_a_batch_is_the_largest_power_of_two_that_fits(free, each, most):
 # Stored or computed again.
 
 
-@pytest.fixture
-def one_thread():
-    """One thread, on which a product of matrices has the same bits whatever the number of rows."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("head", ["mlp", "tr"])
 @pytest.mark.usefixtures("one_thread")
 def test_a_fit_is_the_same_bits_with_features_stored_or_computed_again(head, few_scenes, tmp_path, monkeypatch):

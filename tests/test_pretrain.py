@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
-import torch
-
 from cause_lite.backbones import load_backbone, pretrain
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_run_of_few_steps_resumes_and_exports_a_whole_backbone(one_thread, few_scenes, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cause_lite.backbones import efficientnet_lite
-from cause_lite.backbones.backbone import Backbone
+from cause_lite.backbones.backbone import Backbone, Colour
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.convolutional import ConvBackbone, pad_by_reflection, widths_of
 from cause_lite.backbones.feature_store import cached_features
@@ -63,9 +63,16 @@ class JoinSettings:
 
 
 class JoinedBackbone(ConvBackbone):
-    """A convolutional network; on a CPU it takes a few images at a time, whose maps fit the caches: twice as fast."""
+    """A convolutional network; on a CPU it takes a few images at a time, whose maps fit the caches: twice as fast.
 
-    margin = 0  # pixels; see `JoinSettings`
+    Takes what `ConvBackbone` does, and the pixels of `margin` (see `JoinSettings`); nothing is subtracted.
+    """
+
+    def __init__(
+        self, network: nn.Module, name: str, mean: Colour, std: Colour, patch: int = 8, margin: int = 0
+    ) -> None:
+        super().__init__(network, name, mean, std, torch.zeros(sum(widths_of(network))), patch)
+        self.margin = margin
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
@@ -165,9 +172,7 @@ def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone
             network = _from_timm(model, levels, weights, untrained)
             cfg: Any = network.pretrained_cfg
             mean, std = cfg["mean"], cfg["std"]
-    backbone = JoinedBackbone(network, model, mean, std, torch.zeros(sum(widths_of(network))), settings.patch)
-    backbone.margin = settings.margin
-    return backbone
+    return JoinedBackbone(network, model, mean, std, settings.patch, settings.margin)
 
 
 def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None, untrained: bool) -> nn.Module:

@@ -19,6 +19,7 @@ from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.datasets.downloads import download
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json
 
+LABELS_SEEN = {EFFICIENTNET_LITE2: "ImageNet's class labels, though on no segmentation label"}  # by the weights' maker
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # of timm, with flexible sizes
 SHAPE_FIELDS = {"grid", "patch", "width", "depth", "heads"}  # of a card's `architecture`
@@ -70,6 +71,11 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
 def bundled_dir() -> Path:
     """Return the folder of the backbones that ship, or whose cards do."""
     return project_dir() / "data" / "backbones"
+
+
+def labels_seen(name: str) -> str | None:
+    """Return the labels that the weights of a backbone were trained on; None where none are known of."""
+    return LABELS_SEEN.get(name.partition("?")[0])
 
 
 def has_folder(name: str) -> bool:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import timm
 
-from cause_lite.backbones.loading import bundled_dir, pretrained_dir
+from cause_lite.backbones.loading import bundled_dir, labels_seen, pretrained_dir
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.checkpoints.matching import MATCHING_FILE, Matching, read_matching
 from cause_lite.checkpoints.segmenter_folder import SHAPE_FILE, WEIGHTS_FILE, load, write_shape
+from cause_lite.config import FitConfig
 from cause_lite.runtime.files import UserError, read_json, write_whole
 
 CARD = """---
@@ -55,6 +56,7 @@ labels = segmenter.segment("photo.jpg")  # or a Pillow image, an array, a tensor
 {scores}{clusters}"""
 NAMED_OPTION, NAMES_LINE = " --named", "\nnames = segmenter.cluster_names  # by cluster number"
 CLEAN = "No label had any influence on what it predicts."
+SEEN = "No label had any influence on its fit. **Its backbone was trained on {labels}.**"
 LEAKED = "**Labels trained its head** (label flow as in the release): its predictions are not unsupervised."
 
 
@@ -128,7 +130,7 @@ def card(fit_record: dict, shape: dict, run: Path, licence: str) -> str:
     return CARD.format(
         licence=licence,
         title=f"CAUSE-{config.head.kind.upper()} on {data}",
-        labels=LEAKED if config.probe.label_flow == "as_released" or config.head.clip_with_labels else CLEAN,
+        labels=_labels(config),
         named_option=NAMED_OPTION if matching else "",
         names_line=NAMES_LINE if matching else "",
         backbone=config.backbone,
@@ -142,6 +144,14 @@ def card(fit_record: dict, shape: dict, run: Path, licence: str) -> str:
         **{key: shape[key] for key in ("num_classes", "num_concepts", "size")},
         **{key: fit_record[key] for key in ("commit", "config_hash", "date")},
     )
+
+
+def _labels(config: FitConfig) -> str:
+    """Say what labels had a part in a fit, and in its backbone."""
+    if config.probe.label_flow == "as_released" or config.head.clip_with_labels:
+        return LEAKED
+    labels = labels_seen(config.backbone)
+    return SEEN.format(labels=labels) if labels else CLEAN
 
 
 def _backbone_licence(name: str) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cause_lite.fast.sums import KeySums
 from cause_lite.fast.whole_bank import BankInfoNCE, BankPairs
 from cause_lite.frontdoor import Bank, BankKeys, ConceptBank, bank_keys
 from cause_lite.mediator import count_concepts, quantize
@@ -77,10 +78,8 @@ class _InfoNCE(torch.autograd.Function):
             own_vectors = keys.vectors[own_keys] if weight is None else torch.cat(reduced)[own_keys]
             attraction = attraction - itself[:, None] * own_vectors
             count = count - itself
-        partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
-        total = count * (partition.log() + 1 / temperature) - (anchors * attraction).sum(1) / temperature
-        slope = ((count / partition)[:, None] * pull - attraction) / temperature
-        ctx.save_for_backward(slope, anchors, count / partition, *reduced)
+        total, slope, share = KeySums(partition, pull, attraction, count).finish(anchors, temperature)
+        ctx.save_for_backward(slope, anchors, share, *reduced)
         ctx.pairs = pairs
         ctx.mark_non_differentiable(count)
         return total, count

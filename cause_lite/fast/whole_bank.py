@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from cause_lite.fast.sums import KeySums
 from cause_lite.frontdoor import ConceptBank
 
 EMPTY = -1e4  # what an empty place adds to its similarity over the temperature: its exponential is 0
@@ -86,10 +87,8 @@ class BankInfoNCE(torch.autograd.Function):
             kept += [near, *([odds] if keep else [])] if weight is not None else []
         attraction = (positive @ torch.cat(sums))[count_of]
         count = (positive @ bank.filled.to(anchors.dtype))[count_of]
-        partition = partition.clamp(min=torch.finfo(anchors.dtype).tiny)
-        total = count * (partition.log() + 1 / pairs.temperature) - (anchors * attraction).sum(1) / pairs.temperature
-        slope = ((count / partition)[:, None] * pull - attraction) / pairs.temperature
-        ctx.save_for_backward(slope, anchors, count / partition, *kept)
+        total, slope, share = KeySums(partition, pull, attraction, count).finish(anchors, pairs.temperature)
+        ctx.save_for_backward(slope, anchors, share, *kept)
         ctx.pairs, ctx.keep, ctx.projects = pairs, keep, weight is not None
         ctx.mark_non_differentiable(count)
         return total, count

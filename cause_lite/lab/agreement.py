@@ -11,9 +11,10 @@ from sklearn.metrics import mutual_info_score
 def many_to_one_accuracy(confusion: np.ndarray) -> float:
     """Return the share of pixels, in percent, that are right when each cluster gets its commonest class.
 
-    Several clusters may get one class. `confusion` is clusters by classes, (K, C), in pixels.
+    Several clusters may get one class. `confusion` is clusters by classes, (K, C), in pixels; NaN without a pixel.
     """
-    return 100 * float(confusion.max(1).sum() / confusion.sum())
+    pixels = confusion.sum()
+    return 100 * float(confusion.max(1).sum() / pixels) if pixels else float("nan")
 
 
 def normalised_mutual_information(confusion: np.ndarray) -> float:

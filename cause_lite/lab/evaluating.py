@@ -20,6 +20,7 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder
 from cause_lite.datasets.images import LazyRows
 from cause_lite.datasets.loading import check_name
+from cause_lite.lab.agreement import many_to_one_accuracy
 from cause_lite.lab.runs import load_evaluation, load_training, plain_scores, read_config, score_split
 from cause_lite.lab.segmenting import refined
 from cause_lite.metrics import ClusterMetrics
@@ -77,7 +78,8 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
         When the folder holds no run, or the images have no label maps.
     """
     how, folder = how or Evaluating(), Path(folder)
-    config = _with_data(read_config(folder), how.data)
+    fitted = read_config(folder)
+    config = _with_data(fitted, how.data)
     segmenter, test = checkpoints.load(folder).to(choose_device(device)), load_evaluation(config)
     if test.labels is None:
         sheet = folder / "contact.png"
@@ -87,13 +89,15 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
     scores = tiled_scores(segmenter, test, how.crf) if how.tiled else score_split(segmenter, test, how.crf)
     if tuple(segmenter.classes) != tuple(test.classes):
         scores.pop("linear", None)  # it learned other classes, or none
-    record = described(scores, test, "tiles" if how.tiled else f"squares, {config.data.fit}", segmenter.size)
-    own = how.data is None or config.data.name == read_config(folder).data.name
+    matching = matching_of(scores["cluster"], test)
+    view = "tiles" if how.tiled else f"squares, {config.data.fit}"
+    record = described(scores, test, matching) | {"view": view, "size": segmenter.size}
+    own = config.data.name == fitted.data.name
     if own and is_folder(test.name):
         _compare_content(folder, config)
     target = folder / ("scores.json" if own else f"scores-{Path(test.name).name}.json")
     parallel.run_on_main_process(lambda: write_json(target, record))
-    parallel.run_on_main_process(lambda: write_matching(folder, matching_of(scores["cluster"], test)))
+    parallel.run_on_main_process(lambda: write_matching(folder, matching))
     return record
 
 
@@ -153,8 +157,8 @@ def _linear_logits(segmenter: Segmenter, maps: Tensor, size: tuple[int, int]) ->
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def described(scores: dict[str, ClusterMetrics], test: Split, view: str, size: int) -> dict:
-    """Return the record of an evaluation, as scores.json holds it.
+def described(scores: dict[str, ClusterMetrics], test: Split, matching: Matching) -> dict:
+    """Return what scores.json holds of an evaluation, beside how the images were shown.
 
     Parameters
     ----------
@@ -162,20 +166,17 @@ def described(scores: dict[str, ClusterMetrics], test: Split, view: str, size: i
         Metrics by name; `cluster` is matched.
     test
         The labelled images.
-    view, size
-        How images were shown to the network, and the side of what it saw in pixels.
+    matching
+        How its clusters and classes meet.
     """
     plain, metrics = plain_scores(scores), scores["cluster"]
     for name in plain.keys() - {"linear"}:
-        plain[name]["many_to_one_pacc"] = round(many_to_one_accuracy(scores[name]), 3)
-    matching = matching_of(metrics, test)
+        plain[name]["many_to_one_pacc"] = round(many_to_one_accuracy(scores[name].confusion.cpu().numpy()), 3)
     matched = {each.one_to_one for each in matching.clusters}
     return {
         "data": test.name,
         "split": test.split,
         "images": len(test),
-        "view": view,
-        "size": size,
         "classes": list(test.classes),
         "clusters": metrics.num_clusters,
         "scores": plain,
@@ -205,9 +206,3 @@ def matching_of(metrics: ClusterMetrics, test: Split) -> Matching:
         )
     about = {"data": Path(test.name).name, "split": test.split, "images": len(test), "classes": list(names)}
     return Matching(clusters=clusters, date=provenance.now(), **about)
-
-
-def many_to_one_accuracy(metrics: ClusterMetrics) -> float:
-    """Return the share of pixels, in percent, whose class is that of most of their cluster; NaN without a pixel."""
-    confusion = metrics.confusion.cpu().numpy()
-    return 100 * float(confusion.max(1).sum() / confusion.sum()) if confusion.sum() else float("nan")

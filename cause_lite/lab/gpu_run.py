@@ -65,9 +65,14 @@ FULL = Plan(ROWS, Extent(20_480, 20.0, 5), ROWS[:1], 100, 2048, 100, 2048, 2000,
 MINIATURE = Plan(
     ROWS[:2],
     Extent(96, 0.1, 1, _adapt, {"embed_dim": 32, "depth": 1, "num_heads": 2}),
-    (), 16, 32, 4, 256, 6,
+    (),
+    16,
+    32,
+    4,
+    256,
+    6,
     PhotosConfig(channels=(8, 8, 8, 8), batch=4, hidden=16, projection=8, regions=3, cooldown=1),
-)  # fmt: skip
+)
 
 
 def run(

@@ -47,15 +47,15 @@ LADDER = {
 # Each backbone is centred on the mean patch of a data set's training photographs, squared as they are in the fit.
 CENTRES = {"msrc": "centre=msrc", "camvid": "centre=camvid&fit=centre"}
 EPOCHS = 6  # of step 2
-# Thresholds of step 2 by data set and backbone: those of the best validation score (see `choice_runs`).
+# Thresholds of step 2: their kind, the upper and the lower one. A first trial, scored on test images too, took these.
+THRESHOLDS = ("cosine", 0.4, 0.2)
+# Those that are compared on validation photographs (see `choice_runs`).
 TRIED = {"cosine": ((0.3, 0.1), (0.4, 0.2), (0.6, 0.3)), "quantile": ((0.95, 0.8), (0.98, 0.9))}
-USUAL = ("cosine", 0.4, 0.2)
-CHOSEN: dict[tuple[str, str], tuple[str, float, float]] = {}
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
 BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
 BASELINE_HEAD = "mlp"  # whose settings the records of baselines carry; they have no head
 SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
-CHOICE_SPLIT = "val"  # what thresholds are chosen on
+CHOICE_SPLIT = "val"  # what thresholds are compared on
 CHOICE = "choice"
 FLOWS = {
     "as-released": ("as_released", "step 3 as released: labels train the head"),
@@ -64,7 +64,7 @@ FLOWS = {
 
 
 def configured(
-    data: str, head: str, seed: int, rung: str = BACKBONE, thresholds: tuple[str, float, float] | None = None
+    data: str, head: str, seed: int, rung: str = BACKBONE, thresholds: tuple[str, float, float] = THRESHOLDS
 ) -> FitConfig:
     """Return the settings of a clean fit on a backbone of the ladder.
 
@@ -75,7 +75,7 @@ def configured(
     rung
         The backbone, a key of `LADDER`.
     thresholds
-        Their kind, the upper and the lower one; None: those that were chosen.
+        Their kind, the upper and the lower one.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def configured(
     """
     if data not in CENTRES:
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
-    kind, high, low = thresholds or CHOSEN.get((data, rung), USUAL)
+    kind, high, low = thresholds
     name = LADDER[rung]
     changes = {
         "backbone": f"{name}{'&' if '?' in name else '?'}{CENTRES[data]}",
@@ -99,7 +99,8 @@ def configured(
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
     """Yield the runs of a data set, the strongest backbone first.
 
-    Of each backbone: the choice of thresholds, baselines and clean heads by seed, other third steps, slow baselines.
+    Of each backbone: thresholds on validation photographs, baselines and clean heads by seed, other third steps, slow
+    baselines.
     """
     for rung in reversed(LADDER):
         if BASELINE_HEAD in heads:
@@ -138,17 +139,6 @@ def choice_runs(data: str, rung: str) -> Iterator[Run]:
             yield Run(
                 named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), title, config, partial(_clean, config, CHOICE_SPLIT)
             )
-
-
-def choices(data: str) -> pd.DataFrame:
-    """Return the validation scores of the thresholds that were tried, a row a backbone and pair; see `choice_runs`."""
-    rows = []
-    for record in read_study(STUDY, data).values():
-        rung, arm = record["name"].split("/")
-        if arm.startswith(CHOICE):
-            scores = {"mIoU, %": record["miou"], "pAcc, %": record["pacc"]}
-            rows.append({"backbone": rung, "thresholds": record["title"]} | scores)
-    return pd.DataFrame(rows)
 
 
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:

@@ -51,8 +51,7 @@ def fit_all(seed: int = REPEATED_SEED) -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
             pass
-        for _ in track(pool.map(_score, [seed]), "Scoring scenes", total=1):
-            pass
+        pool.submit(_score, seed).result()
 
 
 def write_table_pages(book: Path) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from cause_lite import checkpoints
+from cause_lite.backbones.loading import labels_seen
 from cause_lite.checkpoints.onnx_export import CARD_FILE, NETWORK_FILE, write_onnx
 from cause_lite.datasets import scenes
-from cause_lite.datasets.picture_files import IMAGE_ENDS
+from cause_lite.datasets.photographs import photographs
 from cause_lite.lab.colours import palette
+from cause_lite.lab.runs import read_config
 from cause_lite.pages.assets import RUNTIME_FILE
 from cause_lite.runtime.files import project_dir, read_json, write_json
 
@@ -39,7 +41,7 @@ def write_segmenters(folder: Path) -> None:
     names = sorted((path.name for path in (data / "segmenters").iterdir()), key=lambda name: (name == "scenes", name))
     content = {
         "models": [_write_segmenter(name, target) for name in names],
-        "samples": [*_photographs(data / "photographs", target), *_rendered_scenes(target)],
+        "samples": [*_photographs(target), *_rendered_scenes(target)],
         "scale": _bytes(matplotlib.colormaps[SCALE](np.linspace(0, 1, 64))),
         "runtimeBytes": (folder / "onnxruntime" / RUNTIME_FILE).stat().st_size,
     }
@@ -54,33 +56,27 @@ def _write_segmenter(name: str, target: Path) -> dict:
     """Write one segmenter, and return its entry of the index."""
     write_onnx(checkpoints.load(name), target / name)
     card = read_json(target / name / CARD_FILE)
-    data = _trained_on(project_dir() / "data" / "segmenters" / name / "fit.json")
+    config = read_config(project_dir() / "data" / "segmenters" / name)
+    data = "rendered scenes, so that photographs are new to it" if name == "scenes" else Path(config.data.name).name
+    labels = labels_seen(config.backbone)
+    fitted = f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels."
     return card | {
         "name": name,
         "title": f"{name} ({card['clusters']} clusters)",
-        "note": f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels.",
+        "note": f"{fitted} Its backbone was trained on {labels}." if labels else fitted,
         "file": f"{name}/{NETWORK_FILE}",
         "bytes": (target / name / NETWORK_FILE).stat().st_size,
         "palette": palette(card["clusters"]).tolist(),
     }
 
 
-def _trained_on(path: Path) -> str:
-    """Return what a fit was trained on, in words."""
-    data = read_json(path)["config"]["data"]
-    name = Path(data if isinstance(data, str) else data["name"]).name
-    return "rendered scenes, so that photographs are new to it" if name == "scenes" else name
-
-
-def _photographs(source: Path, target: Path) -> Iterator[dict]:
-    """Write the photographs that ship, if any, small enough for a page, and yield their entries of the index."""
-    for path in sorted(source.glob("*")):
-        if path.suffix.lower() in IMAGE_ENDS:
-            image = Image.open(path).convert("RGB")
-            image.thumbnail((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE))
-            image.save(target / f"{path.stem}.jpg", quality=90)
-            words = path.stem.replace("_", " ").replace("-", " ")
-            yield {"file": f"{path.stem}.jpg", "name": f"{path.stem}.jpg", "alt": f"Photograph: {words}"}
+def _photographs(target: Path) -> Iterator[dict]:
+    """Write the photographs that ship, small enough for a page, and yield their entries of the index."""
+    for path in photographs():
+        image = Image.open(path).convert("RGB")
+        image.thumbnail((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE))
+        image.save(target / path.name, quality=90)
+        yield {"file": path.name, "name": path.name, "alt": f"Photograph: {path.stem.replace('_', ' ')}"}
 
 
 def _rendered_scenes(target: Path) -> Iterator[dict]:
