@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
 from cause_lite.datasets.photographs import some_photographs
-from cause_lite.lab import photographs
 from cause_lite.lab.comparison import (
     CAUSE,
     COLOUR_KMEANS,
@@ -18,8 +17,10 @@ from cause_lite.lab.comparison import (
     LOGISTIC,
     captioned_tables,
 )
+from cause_lite.lab.photographs import BACKBONE
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING
 from cause_lite.pages.plots import segmented_photographs
+from cause_lite.pages.study_tables import photographs_text
 from cause_lite.runtime.files import project_dir, read_json, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
@@ -37,7 +38,8 @@ PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed
 
 def results_block() -> str:
     """Return Markdown tables of the main methods: mean ± sample standard deviation over seeds."""
-    parts = [photographs_table("msrc")]
+    title = f"**MSRC, 21 classes: 196 test photographs; features of {BACKBONE}, which saw ImageNet's labels**"
+    parts = [f"{title}\n\n{photographs_text('msrc', SEEDS_FOR_FINDING)}"]
     stored = [read_json(project_dir() / "data" / "records" / f"{data}.json")["records"] for data in SHOWN]
     for title, table in (each for records in stored for each in captioned_tables(records)):
         lines = [f"**{title}**", "", "| method | mIoU, % | pixel accuracy, % | seeds |", "|---|---|---|---|"]
@@ -49,17 +51,6 @@ def results_block() -> str:
             lines.append(f"| {method} | {cells[0]} | {cells[1]} | {int(row[('seeds', '')])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-def photographs_table(data: str) -> str:
-    """Return the runs of at least five seeds on photographs as a Markdown table, gains with their intervals."""
-    table = photographs.table(data)
-    table = table[table["seeds"] >= SEEDS_FOR_FINDING]
-    title = (
-        f"**MSRC, 21 classes: 196 test photographs; features of {photographs.BACKBONE}, which saw ImageNet's labels**"
-    )
-    header = [title, "", f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
-    return "\n".join(header + [f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)])
 
 
 def with_results(text: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from cause_lite.lab import studies
+from cause_lite.lab import photographs, studies
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
 
@@ -52,6 +52,17 @@ def study_table(study: str, data: str) -> pd.DataFrame:
         shown[f"{name}, %"] = [with_spread(row.mean, row.std) for row in _rows(scored)]
         shown[f"Δ {name}"] = ["" if row.name == row.base else with_interval(row) for row in _rows(scored)]
     return shown[["head", "run", "compared with", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
+
+
+def photographs_text(data: str, fewest: int = 1) -> str:
+    """Return the runs on photographs as a Markdown table, gains with their intervals; fewer seeds are left out."""
+    table = photographs.table(data)
+    table = table[table["seeds"] >= fewest]
+    runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
+    table = table.drop(columns=["method", "run"])
+    table.insert(0, "method", runs)
+    header = [f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
+    return "\n".join(header + [f"| {' | '.join(map(str, row))} |" for row in _rows(table)])
 
 
 def _rows(table: pd.DataFrame) -> list:
