@@ -29,16 +29,16 @@ from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.readers import read_rgb
 from cause_lite.fast import tiled_modularity
-from cause_lite.lab import bench, bench_lines
+from cause_lite.lab import bench, bench_lines, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
 from cause_lite.lab.recipes import row
 from cause_lite.lab.rehearsal import miniature
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
-from cause_lite.runtime.files import project_dir, write_json
+from cause_lite.runtime.files import write_json
 
 ROWS = ("dino-b8-tr", "dino-s8-mlp", "dinov2-b14-tr")
-RECORD = "gpu.json"
+RECORD = cost.record_path().name
 PRETRAINING = "pretrain.pt"
 
 
@@ -216,4 +216,4 @@ def pretraining(recipe: PhotosConfig, out: Path, device: str, seconds: float, ph
 
 def default_out() -> Path:
     """Return the folder of records, where the book looks for this one."""
-    return project_dir() / "data" / "records"
+    return cost.record_path().parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
@@ -20,7 +21,7 @@ from cause_lite.lab.comparison import (
 from cause_lite.lab.photographs import BACKBONE
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING
 from cause_lite.pages.plots import segmented_photographs
-from cause_lite.pages.study_tables import photographs_text
+from cause_lite.pages.study_tables import photographs_table
 from cause_lite.runtime.files import project_dir, read_json, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
@@ -39,7 +40,7 @@ PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed
 def results_block() -> str:
     """Return Markdown tables of the main methods: mean ± sample standard deviation over seeds."""
     title = f"**MSRC, 21 classes: 196 test photographs; features of {BACKBONE}, which saw ImageNet's labels**"
-    parts = [f"{title}\n\n{photographs_text('msrc', SEEDS_FOR_FINDING)}"]
+    parts = [f"{title}\n\n{markdown(photographs_table('msrc', SEEDS_FOR_FINDING))}"]
     stored = [read_json(project_dir() / "data" / "records" / f"{data}.json")["records"] for data in SHOWN]
     for title, table in (each for records in stored for each in captioned_tables(records)):
         lines = [f"**{title}**", "", "| method | mIoU, % | pixel accuracy, % | seeds |", "|---|---|---|---|"]
@@ -51,6 +52,12 @@ def results_block() -> str:
             lines.append(f"| {method} | {cells[0]} | {cells[1]} | {int(row[('seeds', '')])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table of texts and whole numbers as Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def with_results(text: str) -> str:

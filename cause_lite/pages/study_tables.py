@@ -54,15 +54,12 @@ def study_table(study: str, data: str) -> pd.DataFrame:
     return shown[["head", "run", "compared with", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
 
 
-def photographs_text(data: str, fewest: int = 1) -> str:
-    """Return the runs on photographs as a Markdown table, gains with their intervals; fewer seeds are left out."""
+def photographs_table(data: str, fewest: int = 1) -> pd.DataFrame:
+    """Return the runs on photographs that have so many seeds, a row a method and run, gains with their intervals."""
     table = photographs.table(data)
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
-    table = table.drop(columns=["method", "run"])
-    table.insert(0, "method", runs)
-    header = [f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
-    return "\n".join(header + [f"| {' | '.join(map(str, row))} |" for row in _rows(table)])
+    return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
 
 
 def _rows(table: pd.DataFrame) -> list:
