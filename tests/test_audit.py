@@ -127,8 +127,11 @@ def test_relabelling_keeps_what_it_says():
 def test_arms_are_compared_with_the_detached_loop_where_it_was_run():
     arms = {name for name, *_ in studies._label_arms(quick_config())}
     assert {name: studies.label_base(name, arms) for name in ("clean", "detached", "as-released", "share-0.1")} == {
-        "clean": "clean", "detached": "clean", "as-released": "detached", "share-0.1": "detached",
-    }  # fmt: skip
+        "clean": "clean",
+        "detached": "clean",
+        "as-released": "detached",
+        "share-0.1": "detached",
+    }
     assert studies.label_base("as-released", {"clean"}) == "clean"
     assert studies.label_base("tight-clip-with-labels", arms) == "tight-clip"
 

@@ -56,13 +56,16 @@ def saved(path: Path, mode: str, shape: tuple[int, ...], dtype=np.uint8, top: in
 @pytest.mark.parametrize(
     "name, mode, shape, dtype",
     [
-        ("rgb.png", "RGB", (40, 60, 3), np.uint8), ("grey.png", "L", (40, 60), np.uint8),
+        ("rgb.png", "RGB", (40, 60, 3), np.uint8),
+        ("grey.png", "L", (40, 60), np.uint8),
         ("clear.png", "RGBA", (40, 60, 4), np.uint8),
-        ("print.jpg", "CMYK", (40, 60, 4), np.uint8), ("deep.png", "I;16", (40, 60), np.uint16),
+        ("print.jpg", "CMYK", (40, 60, 4), np.uint8),
+        ("deep.png", "I;16", (40, 60), np.uint16),
         ("dot.png", "RGB", (1, 1, 3), np.uint8),
-        ("wide.png", "RGB", (3, 20000, 3), np.uint8), ("näme mit Leerzeichen.png", "RGB", (9, 9, 3), np.uint8),
+        ("wide.png", "RGB", (3, 20000, 3), np.uint8),
+        ("näme mit Leerzeichen.png", "RGB", (9, 9, 3), np.uint8),
     ],
-)  # fmt: skip
+)
 def test_images_of_every_kind_are_segmented(model, tmp_path, monkeypatch, capsys, name, mode, shape, dtype):
     image = saved(tmp_path / name, mode, shape, dtype, top=65535 if dtype == np.uint16 else 255)
     status, printed = call(monkeypatch, capsys, "segment", image, "--model", model, "--out", tmp_path / "out")
@@ -103,15 +106,18 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "words, named",
     [
-        (["data", "atlantis"], "atlantis"), (["fit", "--data", "atlantis"], "atlantis"),
+        (["data", "atlantis"], "atlantis"),
+        (["fit", "--data", "atlantis"], "atlantis"),
         (["fit", "--head", "cnn"], "cnn"),
-        (["fit", "--device", "abacus"], "abacus"), (["fit", "--backbone", "no_such_vit"], "no_such_vit"),
+        (["fit", "--device", "abacus"], "abacus"),
+        (["fit", "--backbone", "no_such_vit"], "no_such_vit"),
         (["evaluate", "/nowhere"], "/nowhere"),
-        (["segment", "x.png", "--model", "nothing"], "nothing"), (["pretrain", "atlantis"], "atlantis"),
+        (["segment", "x.png", "--model", "nothing"], "nothing"),
+        (["pretrain", "atlantis"], "atlantis"),
         (["fit", "--seed", "many"], "--seed"),
         (["verify", "--expected", "/nowhere.json"], "/nowhere.json"),
     ],
-)  # fmt: skip
+)
 def test_unknown_names_get_one_line(monkeypatch, capsys, tmp_path, words, named):
     monkeypatch.chdir(tmp_path)
     status, printed = call(monkeypatch, capsys, *words)

@@ -69,9 +69,16 @@ def test_marginals_follow_the_mean_field_equations(seed, iterations):
 
 @pytest.mark.parametrize(
     "term, change",
-    [("gaussian", {"compat": 4}), ("gaussian", {"sxy": 2}), ("bilateral", {"compat": 5}), ("bilateral", {"sxy": 20}),
-     ("bilateral", {"srgb": 4}), ("gaussian", {"compat": 0}), ("bilateral", {"compat": 0})],
-)  # fmt: skip
+    [
+        ("gaussian", {"compat": 4}),
+        ("gaussian", {"sxy": 2}),
+        ("bilateral", {"compat": 5}),
+        ("bilateral", {"sxy": 20}),
+        ("bilateral", {"srgb": 4}),
+        ("gaussian", {"compat": 0}),
+        ("bilateral", {"compat": 0}),
+    ],
+)
 def test_other_constants_would_be_seen(term, change):
     """The agreement above is close enough to tell each constant from its neighbours."""
     image, log_probs = tiny(0)

@@ -20,7 +20,8 @@ from cause_lite.checkpoints import hub
 from cause_lite.checkpoints.export import export
 from cause_lite.checkpoints.segmenter_folder import shape_of, write_shape
 from cause_lite.datasets import folder_survey, picture_files, scenes
-from cause_lite.datasets.folder_survey import survey
+from cause_lite.datasets.arrays import Reading
+from cause_lite.datasets.folder_survey import reading_notes, survey
 from cause_lite.datasets.folders import same_aspect
 from cause_lite.datasets.label_table import read_table
 from cause_lite.lab import rehearsal
@@ -62,6 +63,16 @@ def test_a_folder_without_labels_gives_a_segmenter_and_a_contact_sheet(photograp
     with Image.open(tmp_path / "run" / "contact.png") as sheet:
         assert sheet.width > 300 and sheet.height > 100
         assert len(np.unique(np.asarray(sheet.convert("L")))) > 50
+
+
+def test_scaling_of_deep_levels_is_said_once_for_each_kind_of_file(photographs):
+    assert reading_notes(survey(photographs).images) == []
+    for number in range(3):
+        Image.fromarray(np.arange(1000, 2600, dtype=np.uint16).reshape(40, 40)).save(photographs / f"deep{number}.png")
+    (photographs / "damaged.jpg").write_bytes(b"no image")
+    (note,) = reading_notes(survey(photographs).images)
+    assert note.startswith(f"{photographs / 'deep0.png'} (and 2 of its kind): values of 1000 to 2599 are scaled")
+    assert reading_notes(survey(photographs).images, Reading(window=(0, 4000))) == []
 
 
 def test_a_file_that_cannot_be_read_is_named_or_left_out(photographs, tmp_path):

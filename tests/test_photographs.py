@@ -10,8 +10,9 @@ import scipy.stats
 import torch
 
 from cause_lite.backbones import PatchStore
-from cause_lite.lab import baselines, photographs
+from cause_lite.lab import baselines, ladder, photographs
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
+from cause_lite.pages import study_tables
 from cause_lite.runtime.files import UserError
 
 BASE, CLEAN = f"{photographs.BACKBONE}/feature-kmeans", f"{photographs.BACKBONE}/clean"
@@ -65,6 +66,29 @@ def test_baselines_run_once_whatever_the_heads():
     apart = [run.key for head in ("mlp", "tr") for run in photographs.photograph_runs("msrc", 1, (head,))]
     together = [run.key for run in photographs.photograph_runs("msrc", 1)]
     assert sorted(apart) == sorted(together)
+
+
+def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
+    """What was added to each arm comes out again; a backbone without a clean fit has no row."""
+    noise = np.array([0.0, 2.0, -1.0, 0.5, -0.5])
+    added = {"feature-kmeans": 0.0, "clean": 6.0, "detached": 5.0, "as-released": 26.0}
+    runs = [
+        made(
+            f"photos/{arm}", FEATURE_KMEANS if arm == "feature-kmeans" else CAUSE["mlp"], seed, 30 + noise[seed] + more
+        )
+        for arm, more in added.items()
+        for seed in range(5)
+    ] + [made("scenes/feature-kmeans", FEATURE_KMEANS, 0, 10.0)]
+    runs[5]["miou"] += 0.01  # else the differences of the clean arm had no spread at all
+    monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    table = ladder.ladder("msrc")
+    row = table.loc["photos"]
+    assert list(table.index) == ["photos"]
+    assert row[["gain", "leak", "loop"]].tolist() == pytest.approx([6.002, 21, -1.002])
+    assert row[["gain_finding", "leak_finding", "gain_seeds"]].tolist() == [True, True, 5]
+    assert row["logistic_seeds"] == 0 and np.isnan(row["logistic"])
+    shown = study_tables.ladder_table("msrc").set_index("score").loc["mIoU"]
+    assert (shown["logistic regression"], shown["leak"]) == ("not run", "+21.0 (+21.0\u00a0to\u00a0+21.0)*")
 
 
 def test_another_data_set_is_refused_by_name():

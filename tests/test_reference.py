@@ -63,9 +63,15 @@ def test_contrastive_loss(reference, case, kind, form):
     given = reference(f"contrastive_{kind}_{case}")
     projected = given["proj"].requires_grad_()
     loss = CONTRASTS[form](
-        given["feat"], given["codebook"], projected, given["proj_ema"], (given["bank"], given["bank_index"]),
-        float(given["temp"]), float(given["pos_thresh"]), float(given["neg_thresh"]),
-    )  # fmt: skip
+        given["feat"],
+        given["codebook"],
+        projected,
+        given["proj_ema"],
+        (given["bank"], given["bank_index"]),
+        float(given["temp"]),
+        float(given["pos_thresh"]),
+        float(given["neg_thresh"]),
+    )
     loss.backward()
     assert relative_error(loss, given["loss"]) < CLOSE
     assert relative_error(projected.grad, given["grad_proj"]) < CLOSE
@@ -112,9 +118,11 @@ def test_ema(reference, case):
 def test_released_checkpoint(reference, case, kind, student):
     given = reference(f"head_{kind}_{case}")
     segmenter = load_released(
-        segment=REFERENCE / f"segment_{kind}_{case}.pth", cluster=REFERENCE / f"cluster_{case}.pth",
-        modular=REFERENCE / f"modular_{case}.npy", student=student,
-    )  # fmt: skip
+        segment=REFERENCE / f"segment_{kind}_{case}.pth",
+        cluster=REFERENCE / f"cluster_{case}.pth",
+        modular=REFERENCE / f"modular_{case}.npy",
+        student=student,
+    )
     with torch.no_grad():
         output = segmenter.head(given["feat"])
         assert relative_error(output, given["head" if student else "head_ema"]) < CLOSE

@@ -93,8 +93,10 @@ def test_a_folder_in_use_is_refused(tmp_path):
     hold = "import sys, pathlib; from cause_lite.runtime.files import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold + "    print('held', flush=True); sys.stdin.read()", str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert holder.stdout.readline().strip() == "held"
     with pytest.raises(UserError, match="another process is writing there"), locked(tmp_path):
         pass

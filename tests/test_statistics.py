@@ -65,12 +65,17 @@ def records_of(
     environment = {"accelerator": accelerator} if accelerator else {}
     return {
         f"{name}/{seed}/{accelerator}": {
-            "method": "CAUSE-MLP", "name": name, "title": name, "seed": seed, "miou": 10.0 * (seed + 1) + gain,
-            "environment": environment, "date": date,
+            "method": "CAUSE-MLP",
+            "name": name,
+            "title": name,
+            "seed": seed,
+            "miou": 10.0 * (seed + 1) + gain,
+            "environment": environment,
+            "date": date,
         }
         for name, values in gains.items()
         for seed, gain in enumerate(values)
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 6])

@@ -141,9 +141,17 @@ def label_map(folder: Path) -> Path:
 
 
 PICTURES = (
-    ("b.png", "RGBA"), ("b.png", "P"), ("b.jpg", "RGB"), ("b.tif", "RGB"), ("b.tif", "F"), ("b.tif", "CMYK"),
-    ("b.webp", "RGBA"), ("b.avif", "RGB"), ("b.gif", "P"), ("b.bmp", "RGB"),
-)  # fmt: skip
+    ("b.png", "RGBA"),
+    ("b.png", "P"),
+    ("b.jpg", "RGB"),
+    ("b.tif", "RGB"),
+    ("b.tif", "F"),
+    ("b.tif", "CMYK"),
+    ("b.webp", "RGBA"),
+    ("b.avif", "RGB"),
+    ("b.gif", "P"),
+    ("b.bmp", "RGB"),
+)
 
 
 def label_csv(folder: Path) -> Path:

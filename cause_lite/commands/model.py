@@ -41,9 +41,9 @@ def fit(
     """
     from cause_lite.datasets import is_folder
     from cause_lite.datasets.arrays import parse_bands
-    from cause_lite.datasets.folder_survey import survey
+    from cause_lite.datasets.folder_survey import reading_notes, survey
     from cause_lite.lab.recipes import recipe
-    from cause_lite.lab.runs import fit_to
+    from cause_lite.lab.runs import fit_to, reading_of
 
     asked: dict[str, object] = {
         "data.clusters": clusters,
@@ -53,10 +53,13 @@ def fit(
     asked |= {"optimisation.compiled": compiled or None, "data.size": size}
     asked |= {"data.window": window, "data.bands": parse_bands(bands)}
     changes = {name: value for name, value in asked.items() if value is not None} | settings_of(settings)
+    config = recipe(data, head, seed, backbone, changes)
     found = survey(Path(data)) if is_folder(data) else None
     if found:
         console.print(found.summary())
-    fitted = fit_to(recipe(data, head, seed, backbone, changes), out, device)
+        for note in reading_notes(found.images, reading_of(config)):
+            console.print(note)
+    fitted = fit_to(config, out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
     console.print(f"Segmenter written to {out} ({took}).")
     if found:

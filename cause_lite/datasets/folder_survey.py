@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cause_lite.datasets.picture_files import HEIC_ENDS, IMAGE_ENDS, heic_is_read, is_output
+from cause_lite.datasets.arrays import Reading
+from cause_lite.datasets.picture_files import (
+    HEIC_ENDS,
+    IMAGE_ENDS,
+    heic_is_read,
+    is_output,
+    named,
+    opened_image,
+    read_picture,
+)
 from cause_lite.runtime.files import UserError
 
 MASK_FOLDERS = {"labels", "masks"}
@@ -59,6 +69,29 @@ class Survey:
             + (", ...)" if len(files) > 3 else ")")
             for reason, files in sorted(self.skipped.items())
         ]
+
+
+def reading_notes(images: Sequence[Path], reading: Reading | None = None) -> list[str]:
+    """Return what is decided in reading photographs, such as how 16-bit levels are scaled, once for each kind of file.
+
+    Files of one ending and one of Pillow's modes are a kind; the first of each is read. A file that cannot be read has
+    no note: whoever reads all of them names it.
+    """
+    kinds = defaultdict(list)
+    for path in images:
+        kinds[path.suffix.lower(), _mode(path)].append(path)
+    notes = []
+    for paths in kinds.values():
+        like = f" (and {len(paths) - 1} of its kind)" if len(paths) > 1 else ""
+        with contextlib.suppress(UserError):
+            notes += [f"{paths[0]}{like}: {note}" for note in read_picture(paths[0], reading).notes]
+    return notes
+
+
+def _mode(path: Path) -> str:
+    with contextlib.suppress(UserError), named(path), opened_image(path) as image:
+        return image.mode
+    return ""
 
 
 def survey(folder: Path) -> Survey:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from cause_lite.datasets.archives import Archive, fetch_archive
@@ -36,11 +37,7 @@ EVALUATION = ("MSRC/Images/*.jpg", "CamVid/train/*.png", "CamVid/val/*.png", "Ca
 
 @dataclass(frozen=True)
 class Source:
-    """A public repository at one commit, which of its files are taken, and on which terms.
-
-    Of the files that match `pattern`, in the order of their names, one in `every` is taken; `count` and `sha256`
-    are of those taken (names and bytes).
-    """
+    """A public repository at one commit, which of its files are taken, and on which terms; see photo_sources.yaml."""
 
     name: str
     repository: str
@@ -68,59 +65,10 @@ class Photos:
     about: dict
 
 
-# Caltech's faces are left out: MSRC's face photographs are thirty of them, the others show the same people.
-SOURCES = (
-    Source(
-        "caltech101", "MachineLearning2020/Homework2-Caltech101", "836044dd000296b2bb74d0aa4b4e462e459b01d7",
-        r"101_ObjectCategories/(?!Faces)[^/]+/[^/]+\.jpg", 1, "CC BY 4.0", 8274,
-        "aa126d8f2bc9ca1111a54e3e7e6d0cdbed41521ec1a27179d91a37cd5626d768",
-    ),
-    Source(
-        "intel-scenes", "afroozsheikh/Intel-Image-Classifier", "8aa73adca404fb1c2c06a75cd03c5977076a0d40",
-        r"(train|test)/[^/]+/[^/]+\.jpg", 1, "terms of the Intel scene challenge, no open licence", 10899,
-        "ee53536375ec80c9856d49514b3095d3450348c8cfc76f595524f9140cc583bb",
-    ),
-    Source(
-        "imagenette", "thunderInfy/imagenette", "b850f030ff0701c36a4adc8b928ea9483a46915b",
-        r"(train|val)/n\d+/[^/]+\.JPEG", 1, "ImageNet's terms: research", 13394,
-        "ae9d6ac301bc26121fbf8e9c282cf04e4235cb4cd9536ed9cd92df19def8a7fb",
-    ),
-    Source(
-        "imagewoof", "q878787/imagewoof2-320", "874e58f0c1acebb0d90e40f48460d65322f09f85",
-        r"(train|val)/n\d+/[^/]+\.JPEG", 4, "ImageNet's terms: research", 3239,
-        "b23cce99121623e85fe84c99a1d53f216a059a0b93d52255a4f4953895e8cadf",
-    ),
-    Source(
-        "imagenet-sample", "EliSchwartz/imagenet-sample-images", "bc69043e2862758a1906c6a24a792bb28c6bb2ff",
-        r"[^/]+\.JPEG", 1, "ImageNet's terms: research", 1000,
-        "4b3e986d8988ba93791ca14c9c13b629e7a76e59b7aaf5d0575f97235b597f4f",
-    ),
-    Source(
-        "bsds500", "BIDS/BSDS500", "a04b7c6c3a9f0ace74bf205c72a43d32e1c72722",
-        r"BSDS500/data/images/[^/]+/[^/]+\.jpg", 1, "non-commercial research", 500,
-        "fb4966d8d490270def6f7080585203174632f65b5300cf67ceadfb07c7d99888",
-    ),
-    Source(
-        "houses", "emanhamed/Houses-dataset", "5e148219500558089cf5cf121b626b17fdde9b92",
-        r"Houses Dataset/[^/]+\.jpg", 1, "cite arXiv 1609.08399", 2140,
-        "a7c90efef37e28497721ef2002b24e47e3da256cc4043184382a39a141e15247",
-    ),
-    Source(
-        "cats-dogs", "chanakya2734/Image-classification-using-CNN", "bf746c6e53f1edacd97b383de350f7a495cef0e1",
-        r"dataset/.*\.jpe?g", 3, "none stated", 2666,
-        "3d5395778c5594c6a4a4be0277d5060800d343a2ac7239c44a984ebc2377d44b",
-    ),
-    Source(
-        "street-fashion", "bearpaw/clothing-co-parsing", "fe34fb77721a9973fbae92c05f7f12b664d10110",
-        r"photos/[^/]+\.jpg", 1, "Apache-2.0, as its repository states", 2098,
-        "418e612298e9354a27cc428fff28a4f905b02164a077f1889b438569e002b4f4",
-    ),
-    Source(
-        "clothes", "alexeygrigorev/clothing-dataset-small", "11961516512414bf9f6c150a832cfd21b54a6b54",
-        r"(train|test|validation)/[^/]+/[^/]+\.jpg", 1, "CC0", 3781,
-        "199e547ad35bcd2e9ba7d5b0aef217598726e751562376f90e4eeb1ba281d7ac",
-    ),
-)  # fmt: skip
+SOURCES = tuple(
+    Source(**entry)
+    for entry in yaml.safe_load(Path(__file__).with_name("photo_sources.yaml").read_text(encoding="utf-8"))
+)
 
 
 def folder() -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -199,20 +201,48 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, test: S
         yield as_record(method, config, metrics, time.perf_counter() - start, True, split)
 
 
-def table_records(
-    data: str, seed: int, crf: bool = False, changes: Mapping[str, object] | None = None
-) -> Iterator[dict]:
-    """Yield the record of every row of a data set's tables, for one seed, with `changes` to the recipe's settings.
+@dataclass(frozen=True)
+class Part:
+    """What one process computes of a data set's tables for one seed: a head on a split, or its baselines."""
+
+    config: FitConfig
+    split: str
+    head: str | None
+    crf: bool = False
+
+
+def table_parts(data: str, seed: int, crf: bool = False, changes: Mapping[str, object] | None = None) -> list[Part]:
+    """Return the parts of a data set's tables for one seed, with `changes` to the recipe's settings.
 
     Held-out images are scored in full; on other images only k-means and the heads' clusters are.
     """
-    config = recipe(data, HEADS[0], seed, changes=changes)
-    train = load_training(config)
+    parts = []
     for split in table_splits(data):
-        wanted = BASELINES if split == HELD_OUT else (COLOUR_KMEANS, FEATURE_KMEANS)
-        yield from baseline_records(config, train, load_evaluation(config, split), wanted)
+        parts.append(Part(recipe(data, HEADS[0], seed, changes=changes), split, None))
         for head in HEADS:
-            yield from cause_records(recipe(data, head, seed, changes=changes), train, split, crf and split == HELD_OUT)
+            parts.append(Part(recipe(data, head, seed, changes=changes), split, head, crf and split == HELD_OUT))
+    return parts
+
+
+def part_records(part: Part) -> list[dict]:
+    """Return the records of a part of the tables."""
+    train = load_training(part.config)
+    if part.head:
+        return list(cause_records(part.config, train, part.split, part.crf))
+    wanted = BASELINES if part.split == HELD_OUT else (COLOUR_KMEANS, FEATURE_KMEANS)
+    return list(baseline_records(part.config, train, load_evaluation(part.config, part.split), wanted))
+
+
+def run_parts(parts: list[Part]) -> Iterator[list[dict]]:
+    """Yield the records of each part, one after the other in this process."""
+    return map(part_records, parts)
+
+
+def table_records(
+    data: str, seed: int, crf: bool = False, changes: Mapping[str, object] | None = None
+) -> Iterator[dict]:
+    """Return the record of every row of a data set's tables, for one seed; the rest as in `table_parts`."""
+    return itertools.chain.from_iterable(run_parts(table_parts(data, seed, crf, changes)))
 
 
 def recorded(data: str, seeds: int = SEEDS) -> list[dict]:
@@ -228,17 +258,22 @@ def recorded(data: str, seeds: int = SEEDS) -> list[dict]:
     return read_json(project_dir() / "data" / "records" / f"{data}.json")["records"]
 
 
-def seed_records(data: str, seed: int, crf: bool = True) -> list[dict]:
+def seed_records(
+    data: str,
+    seed: int,
+    crf: bool = True,
+    run: Callable[[list[Part]], Iterable[list[dict]]] = run_parts,
+) -> list[dict]:
     """Return the records of every row of a data set's tables for one seed, held-out images first.
 
     They are computed once for a commit and kept in the cache folder. With changes that are not committed, they are
-    computed each time.
+    computed each time. `run` returns the records of each part, in order; it may use many processes.
     """
     name = f"{data}-{seed}{'' if crf else '-without-crf'}.json"
     path, commit = cache_dir() / "tables" / name, provenance.commit()
     if path.exists() and (stored := read_json(path)).get("commit") == commit and not commit.endswith(("+", "unknown")):
         return stored["records"]
-    records = list(table_records(data, seed, crf))
+    records = list(itertools.chain.from_iterable(run(table_parts(data, seed, crf))))
     write_json(path, {"commit": commit, "records": records})
     return records
 

@@ -57,10 +57,14 @@ BASELINE_HEAD = "mlp"  # whose settings the records of baselines carry; they hav
 SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
 CHOICE_SPLIT = "val"  # what thresholds are compared on
 CHOICE = "choice"
-FLOWS = {
-    "as-released": ("as_released", "step 3 as released: labels train the head"),
-    "detached": ("detached", "step 3 as released, but labels do not reach the head"),
+# What each arm is, in words, and the label flow of those with another third step.
+TITLES = {
+    "clean": "no label touches the clusters",
+    "head-kmeans": "k-means on the head's output",
+    "as-released": "step 3 of the authors' code: labels train the head",
+    "detached": "step 3 of the authors' code, labels kept from the head",
 }
+FLOWS = {"as-released": "as_released", "detached": "detached"}
 
 
 def configured(
@@ -114,20 +118,17 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
 
 
 def _head_runs(data: str, seeds: int, head: str, rung: str) -> Iterator[Run]:
-    clean: dict[str, tuple[str, Callable[[FitConfig], dict]]] = {
-        "clean": ("clean: labels reach the linear probe alone", _clean),
-        "head-kmeans": ("k-means on the head's output", _head_kmeans),
-    }
+    on_clean_head: dict[str, Callable[[FitConfig], dict]] = {"clean": _clean, "head-kmeans": _head_kmeans}
     for seed in range(seeds):
         config = configured(data, head, seed, rung)
         for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
             yield Run(named(name, rung), method, config, partial(_baseline, config, method))
-        for name, (title, work) in clean.items():
-            yield Run(named(name, rung), title, config, partial(work, config))
-    for name, (flow, title) in FLOWS.items():
+        for name, work in on_clean_head.items():
+            yield Run(named(name, rung), TITLES[name], config, partial(work, config))
+    for name, flow in FLOWS.items():
         for seed in range(seeds):
             config = configured(data, head, seed, rung).replace({"probe.label_flow": flow})
-            yield Run(named(name, rung), title, config, partial(_other_third_step, config))
+            yield Run(named(name, rung), TITLES[name], config, partial(_other_third_step, config))
 
 
 def choice_runs(data: str, rung: str) -> Iterator[Run]:
@@ -157,7 +158,8 @@ def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
         groups.setdefault((record["name"], record["method"]), []).append(record)
     rows = []
     for (arm, method), runs in groups.items():
-        row = {"arm": arm, "method": method, "title": runs[0]["title"], "seeds": len(runs)}
+        title = TITLES.get(arm.partition("/")[2], "")
+        row = {"arm": arm, "method": method, "title": title, "seeds": len(runs)}
         for score in ("miou", "pacc"):
             values = pd.Series([run[score] for run in runs])
             gains = np.array([run[score] - base[run["seed"]][score] for run in runs if run["seed"] in base])
@@ -172,7 +174,7 @@ def table(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     """Return `summary` as text, a row a method and arm: scores as mean ± spread, gains with their intervals."""
     rows = []
     for row in summary(data, rung).to_dict("records"):
-        line = {"method": row["method"], "run": row["title"] if row["method"] in CAUSE.values() else ""}
+        line = {"method": row["method"], "run": row["title"]}
         for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
             spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
             line[f"{name}, %"] = f"{row[score]:.1f}{spread}"

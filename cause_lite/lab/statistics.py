@@ -22,9 +22,20 @@ LEVEL = 1 - CONFIDENCE  # the largest adjusted p-value of a finding
 SEEDS_FOR_INTERVAL = 3  # below this, no interval is given
 SEEDS_FOR_FINDING = 5  # below this, no difference is called a finding
 COLUMNS = (
-    "method", "name", "title", "base", "mean", "std", "difference", "low", "high", "p_value", "adjusted_p", "finding",
+    "method",
+    "name",
+    "title",
+    "base",
+    "mean",
+    "std",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "adjusted_p",
+    "finding",
     "seeds",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

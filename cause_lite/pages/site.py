@@ -17,41 +17,69 @@ from pathlib import Path
 import nbformat
 import torch
 from joblib.externals.loky import get_reusable_executor
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
+from myst_nb.core.read import is_myst_markdown_notebook
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.config import FitConfig
 from cause_lite.lab import cost, reproduce
-from cause_lite.lab.comparison import REPEATED_SEED, seed_records
-from cause_lite.lab.recipes import HEADS, TABLES, recipe, rows
+from cause_lite.lab.comparison import REPEATED_SEED, Part, part_records, seed_records
+from cause_lite.lab.recipes import HEADS, TABLES, recipe
 from cause_lite.lab.runs import fitted_run, load_training
 from cause_lite.pages.assets import PAGE_ASSETS, fetch_assets
 from cause_lite.pages.try_page import write_segmenters
 from cause_lite.runtime import provenance
-from cause_lite.runtime.files import project_dir, write_whole
+from cause_lite.runtime.files import UserError, project_dir, write_whole
 from cause_lite.runtime.progress import track
+from cause_lite.runtime.variables import environment_variables
+
+PAGE_SECONDS = 900  # that a page may take
 
 
-def _fit_on_one_thread(config: FitConfig) -> None:
-    torch.set_num_threads(1)
-    fitted_run(config)
+def _rehearse() -> None:
+    list(reproduce.rehearse(lambda text: None))
 
 
-def _score(seed: int) -> None:
-    seed_records("scenes", seed)
-    get_reusable_executor().shutdown()  # else the CRF's idle workers would keep this process for minutes
+def _score(part: Part) -> list[dict]:
+    """Return the records of a part, without the CRF's idle workers, which would keep this process for minutes."""
+    records = part_records(part)
+    get_reusable_executor().shutdown()
+    return records
 
 
-def fit_all(seed: int = REPEATED_SEED) -> None:
-    """Fit and score what the pages show: two fits at a time, a thread each, which is faster than one on two threads."""
+def run_all(seed: int = REPEATED_SEED) -> None:
+    """Rehearse, and fit and score what the pages show: two processes of one thread each, faster than one of two."""
     first = recipe("scenes", HEADS[0])
     images = load_training(first).images  # before two processes would both render them
     cached_features(load_backbone(first.backbone), images, "Features")
-    configs = [recipe("scenes", head, seed) for head in HEADS]
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in track(pool.map(_fit_on_one_thread, configs), "Fitting scenes", total=len(configs)):
-            pass
-        pool.submit(_score, seed).result()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        fits = [pool.submit(fitted_run, recipe("scenes", head, seed)) for head in HEADS]
+        rehearsal = pool.submit(_rehearse)
+        for fit in track(fits, "Fitting scenes, rehearsing the published rows", total=len(fits)):
+            fit.result()
+        seed_records("scenes", seed, run=partial(pool.map, _score))
+        rehearsal.result()
+
+
+def execute_pages(pages: list[Path], cache: Path) -> None:
+    """Run the notebooks among pages, two at a time and a thread each, into the cache that Jupyter Book renders from.
+
+    Raises
+    ------
+    UserError
+        When a notebook fails, with its traceback.
+    """
+    notebooks = get_cache(cache)
+    for page in pages:
+        if is_myst_markdown_notebook(page.read_text(encoding="utf-8")):
+            notebooks.add_nb_to_project(str(page), read_data={"name": "myst_nb_md", "type": "plugin"})
+    with environment_variables(OMP_NUM_THREADS="1"):
+        result = load_executor("local-parallel", notebooks).run_and_cache(timeout=PAGE_SECONDS)
+    for page in (*result.excepted, *result.errored):
+        raise UserError(f"{page} failed:\n{notebooks.get_project_record(page).traceback}")
 
 
 def write_table_pages(book: Path) -> None:
@@ -90,9 +118,9 @@ def build() -> None:
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
     write_table_pages(root / "book")
     write_segmenters(root / "book" / "_vendor")
-    for _ in track(reproduce.rehearse(lambda text: None), "Rehearsing", total=len(rows()) * len(reproduce.KINDS)):
-        pass
-    fit_all()
+    run_all()
+    table = parse_toc_yaml(root / "book" / "_toc.yml")
+    execute_pages([root / "book" / f"{page}.md" for page in table], root / "_build" / ".jupyter_cache")
     tools = Path(sys.executable).parent
     options = ["--config", "_config.yml", "--path-output", "."]
     _run([tools / "jupyter-book", "build", "book", *options, "-W", "--keep-going"])

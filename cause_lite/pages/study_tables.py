@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from cause_lite.lab import photographs, studies
+from cause_lite.lab import ladder, photographs, studies
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
 
@@ -60,6 +61,25 @@ def photographs_table(data: str, fewest: int = 1) -> pd.DataFrame:
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
     return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
+
+
+def ladder_table(data: str, head: str = "mlp") -> pd.DataFrame:
+    """Return what stronger features change, a row a backbone and score; `*` marks a finding."""
+    lines = []
+    for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
+        for rung, row in ladder.ladder(data, head, score).iterrows():
+            line = {"backbone": rung, "score": name}
+            for arm, title in ladder.LADDER_COLUMNS.items():
+                line[title] = with_spread(row[arm], row[f"{arm}_std"]) if row[f"{arm}_seeds"] else "not run"
+            for difference in ladder.DIFFERENCES:
+                line[difference] = _ladder_difference(row, difference)
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _ladder_difference(row: pd.Series, name: str) -> str:
+    parts = {key: row[f"{name}_{key}"] for key in ("low", "high", "seeds", "finding")}
+    return with_interval(SimpleNamespace(difference=row[name], **parts)) if parts["seeds"] else "not run"
 
 
 def _rows(table: pd.DataFrame) -> list:

@@ -11,10 +11,11 @@ from cause_lite.pages.plots.features import pca_colours
 from cause_lite.pages.plots.heads import head_diagrams
 from cause_lite.pages.plots.photographs import segmented_photographs
 from cause_lite.pages.plots.results import class_heatmap, confusion, matching_step, results_table, seed_dots
-from cause_lite.pages.plots.studies import by_epochs, differences
+from cause_lite.pages.plots.studies import by_backbone, by_epochs, differences
 
 __all__ = [
     "bench_table",
+    "by_backbone",
     "by_epochs",
     "causal_graph",
     "class_heatmap",
