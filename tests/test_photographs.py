@@ -87,7 +87,7 @@ def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
     assert row[["gain", "leak", "loop"]].tolist() == pytest.approx([6.002, 21, -1.002])
     assert row[["gain_finding", "leak_finding", "gain_seeds"]].tolist() == [True, True, 5]
     assert row["logistic_seeds"] == 0 and np.isnan(row["logistic"])
-    shown = study_tables.ladder_table("msrc").set_index("score").loc["mIoU"]
+    shown = study_tables.ladder_table("msrc", "miou").set_index("")["photos"]
     assert (shown["logistic regression"], shown["leak"]) == ("not run", "+21.0 (+21.0\u00a0to\u00a0+21.0)*")
 
 

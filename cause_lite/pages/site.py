@@ -110,12 +110,21 @@ def _run(command: list[str | Path]) -> None:
         sys.exit(status)
 
 
+def write_kernel_settings(folder: Path) -> None:
+    """Write what kernels read in place of the settings of whoever builds: none but silence about local connections."""
+    profile = folder / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n', encoding="utf-8")
+
+
 def build() -> None:
     """Build the book (`make book`). All of _build is written anew, so no number of an earlier build is left over."""
     root = project_dir()
     shutil.rmtree(root / "_build", ignore_errors=True)
     fetch_assets(PAGE_ASSETS, root / "book" / "_vendor")
     os.environ["CAUSE_CACHE"] = str(root / "_build" / "cache")
+    os.environ["IPYTHONDIR"] = str(root / "_build" / "ipython")
+    write_kernel_settings(root / "_build" / "ipython")
     write_table_pages(root / "book")
     write_segmenters(root / "book" / "_vendor")
     run_all()

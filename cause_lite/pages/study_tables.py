@@ -63,18 +63,16 @@ def photographs_table(data: str, fewest: int = 1) -> pd.DataFrame:
     return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
 
 
-def ladder_table(data: str, head: str = "mlp") -> pd.DataFrame:
-    """Return what stronger features change, a row a backbone and score; `*` marks a finding."""
-    lines = []
-    for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
-        for rung, row in ladder.ladder(data, head, score).iterrows():
-            line = {"backbone": rung, "score": name}
-            for arm, title in ladder.LADDER_COLUMNS.items():
-                line[title] = with_spread(row[arm], row[f"{arm}_std"]) if row[f"{arm}_seeds"] else "not run"
-            for difference in ladder.DIFFERENCES:
-                line[difference] = _ladder_difference(row, difference)
-            lines.append(line)
-    return pd.DataFrame(lines)
+def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
+    """Return what stronger features change: scores of each arm and differences, a column a backbone; `*`: a finding."""
+    columns = {}
+    for rung, row in ladder.ladder(data, head, score).iterrows():
+        arms = {
+            title: with_spread(row[arm], row[f"{arm}_std"]) if row[f"{arm}_seeds"] else "not run"
+            for arm, title in ladder.LADDER_COLUMNS.items()
+        }
+        columns[rung] = arms | {name: _ladder_difference(row, name) for name in ladder.DIFFERENCES}
+    return pd.DataFrame(columns).rename_axis(index="").reset_index()
 
 
 def _ladder_difference(row: pd.Series, name: str) -> str:
