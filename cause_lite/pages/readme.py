@@ -36,13 +36,20 @@ METHODS = (
     *(f"{name}, CRF" for name in CAUSE.values()),
     LOGISTIC,
 )
+PHOTOGRAPHS_OF = {
+    "msrc": "MSRC, 21 classes: 196 test photographs",
+    "camvid": "CamVid, 11 classes: 233 test frames",
+}
 PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed that draws them
 
 
 def results_block() -> str:
     """Return Markdown tables of the main methods on held-out images: mean ± sample standard deviation over seeds."""
-    title = f"**MSRC, 21 classes: 196 test photographs; features of {BACKBONE}, which saw ImageNet's labels**"
-    parts = [f"{title}\n\n{markdown(photographs_table('msrc', SEEDS_FOR_FINDING))}"]
+    parts = [
+        f"**{title}; features of {BACKBONE}, which saw ImageNet's labels**\n\n"
+        + markdown(photographs_table(data, fewest=SEEDS_FOR_FINDING))
+        for data, title in PHOTOGRAPHS_OF.items()
+    ]
     stored = [read_json(project_dir() / "data" / "records" / f"{data}.json")["records"] for data in SHOWN]
     for title, table in (each for records in stored for each in captioned_tables(of_split(records, HELD_OUT))):
         if table["seeds"].max() < SEEDS_FOR_INTERVAL:

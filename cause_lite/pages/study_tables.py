@@ -17,6 +17,11 @@ from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
+LADDER_WORDS = {
+    "gain": "the clean method less k-means",
+    "leak": "labels that reach the head add",
+    "loop": "the authors' loop without those labels changes",
+}
 SPREAD = (
     "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
     "choice of test images."
@@ -55,9 +60,9 @@ def study_table(study: str, data: str) -> pd.DataFrame:
     return shown[["head", "run", "compared with", "mIoU, %", "Δ mIoU", "pAcc, %", "Δ pAcc", "seeds"]]
 
 
-def photographs_table(data: str, fewest: int = 1) -> pd.DataFrame:
-    """Return the runs on photographs that have so many seeds, a row a method and run, gains with their intervals."""
-    table = photographs.table(data)
+def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int = 1) -> pd.DataFrame:
+    """Return the runs on a backbone that have so many seeds, a row a method and run, gains with their intervals."""
+    table = photographs.table(data, rung)
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
     return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
@@ -73,6 +78,22 @@ def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
         }
         columns[rung] = arms | {name: _ladder_difference(row, name) for name in ladder.DIFFERENCES}
     return pd.DataFrame(columns).rename_axis(index="").reset_index()
+
+
+def ladder_text(data: str, rungs: tuple[str, ...] | None = None) -> str:
+    """Return a Markdown list of gain and leak on each backbone (all when None), in points, with their intervals."""
+    tables = {name: ladder.ladder(data, score=score) for score, name in (("miou", "mIoU"), ("pacc", "pixel accuracy"))}
+    lines = []
+    for rung in rungs or tables["mIoU"].index:
+        rows = {name: table.loc[rung] for name, table in tables.items() if rung in table.index}
+        told = {
+            difference: " and ".join(f"{_ladder_difference(row, difference)} {name}" for name, row in rows.items())
+            for difference in ladder.DIFFERENCES
+            if all(row[f"{difference}_seeds"] for row in rows.values())
+        }
+        parts = [f"{words} {told[difference]}" for difference, words in LADDER_WORDS.items() if difference in told]
+        lines.append(f"* `{rung}`: {'; '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def _ladder_difference(row: pd.Series, name: str) -> str:
