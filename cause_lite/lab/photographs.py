@@ -33,6 +33,7 @@ from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training
 from cause_lite.lab.statistics import paired_t
 from cause_lite.lab.studies import Run, read_study, with_third_step
 from cause_lite.runtime.files import UserError
+from cause_lite.segmenter import Segmenter
 
 STUDY = "photographs"
 BACKBONE = "efficientnet-lite2"
@@ -204,9 +205,16 @@ def _baseline(config: FitConfig, method: str) -> dict:
 
 
 def _clean(config: FitConfig, split: str | None = None) -> dict:
-    """Return the record of a clean fit, with the scores of its linear probe beside."""
     start = time.perf_counter()
-    scores = score_segmenter(fitted_segmenter(config), config, split=split)
+    return _scored(fitted_segmenter(config), config, start, split)
+
+
+def _scored(segmenter: Segmenter, config: FitConfig, start: float, split: str | None = None) -> dict:
+    """Return the record of a segmenter's clusters, with the scores of its linear probe beside.
+
+    `start` is the value of time.perf_counter when the work began.
+    """
+    scores = score_segmenter(segmenter, config, split=split)
     record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start, split=split)
     linear = scores["linear"].unmatched()
     return record | {"linear_miou": round(linear["miou"], 4), "linear_pacc": round(linear["pacc"], 4)}
@@ -228,6 +236,5 @@ def _other_third_step(config: FitConfig) -> dict:
     """Return the record of another third step on the head of the clean fit, which no label has touched."""
     base = fitted_segmenter(config.replace({"probe.label_flow": "clean"}))
     start = time.perf_counter()
-    scores = score_segmenter(with_third_step(base, load_training(config), config), config)
-    record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start)
-    return record | {"label_flow": config.probe.label_flow}
+    other = with_third_step(base, load_training(config), config)
+    return _scored(other, config, start) | {"label_flow": config.probe.label_flow}
