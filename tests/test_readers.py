@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from user_inputs import TURNED, deep_png, photograph, with_orientation
 
 from cause_lite.datasets import picture_files
 from cause_lite.datasets.arrays import Picture, Reading, as_picture, as_pictures, label_type, parse_bands
+from cause_lite.datasets.mat_files import read_array
 from cause_lite.datasets.values import to_bytes
 from cause_lite.runtime.files import UserError
 
@@ -417,3 +419,39 @@ def test_every_deep_png_is_a_picture(tmp_path_factory, shape, bands, seed):
     assert (np.ones(shape, bool) if picture.valid is None else picture.valid).sum() == (
         (levels[..., -1] > 0).sum() if bands != 3 else shape[0] * shape[1]
     )
+
+
+# ---------------------------------------------------------------- MATLAB files
+
+
+def mat_bytes(compressed: bool) -> bytes:
+    file = io.BytesIO()
+    variables = {"note": "text", "gt": np.arange(12, dtype=np.int32).reshape(3, 4), "more": {"x": 1}}
+    scipy.io.savemat(file, variables, do_compression=compressed)
+    return file.getvalue()
+
+
+@given(st.booleans(), st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=6), st.integers(0, 700))
+def test_a_damaged_matlab_file_is_read_or_refused(tmp_path_factory, compressed, changes, cut):
+    path, data = tmp_path_factory.mktemp("mat") / "a.mat", bytearray(mat_bytes(compressed))
+    for place, value in changes:
+        data[place % len(data)] = value
+    path.write_bytes(data[: len(data) if cut > 600 else cut])
+    try:
+        assert read_array(path, "gt").size
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+def test_a_matlab_file_holds_an_array_of_that_name(tmp_path):
+    path = tmp_path / "a.mat"
+    for compressed in (True, False):
+        path.write_bytes(mat_bytes(compressed))
+        assert read_array(path, "gt").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+        for key, reason in (
+            ("img", "no variable of that name"),
+            ("note", "no real numbers"),
+            ("more", "no real numbers"),
+        ):
+            with pytest.raises(UserError, match=reason):
+                read_array(path, key)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from PIL import Image, UnidentifiedImageError
 
+from cause_lite.datasets.mat_files import read_array
 from cause_lite.runtime.files import UserError
 
 MOST_PIXELS = 100_000_000
@@ -60,10 +60,7 @@ def read_mat_ids(path: Path) -> Image.Image:
 
 def _mat(path: Path, key: str, dims: int) -> np.ndarray:
     """Return an array of a MATLAB file. Raises UserError when it is not there or of another kind."""
-    try:
-        value = scipy.io.loadmat(path, variable_names=[key])[key]
-    except Exception as error:  # scipy raises many kinds on damaged bytes
-        raise UserError(f"{path}: is not a MATLAB file with `{key}` ({type(error).__name__})") from error
+    value = read_array(path, key)
     if value.ndim != dims or value.dtype.kind not in "uif":
         raise UserError(f"{path}: `{key}` has shape {value.shape} and type {value.dtype}")
     return value
