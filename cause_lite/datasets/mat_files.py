@@ -1,7 +1,8 @@
 """Arrays in MATLAB files of version 5, checked before scipy reads them: on a damaged tag its reader ends the process.
 
 The format is public: "MAT-File Format", The MathWorks. A file is a header of 128 bytes and elements. An element is a
-tag (type and size) and its content. A variable is an element whose content is four elements: flags, shape, name, numbers.
+tag (type and size) and its content. A variable is an element whose content is four elements: flags, shape, name and
+numbers.
 """
 
 from __future__ import annotations
