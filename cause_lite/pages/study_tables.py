@@ -19,8 +19,8 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
 LADDER_WORDS = {
     "gain": "the clean method less k-means",
-    "leak": "labels that reach the head add",
-    "loop": "the authors' loop without those labels changes",
+    "leak": "labels that reach the head",
+    "loop": "the authors' loop without those labels",
 }
 SPREAD = (
     "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
@@ -91,8 +91,8 @@ def ladder_text(data: str, rungs: tuple[str, ...] | None = None) -> str:
             for difference in ladder.DIFFERENCES
             if all(row[f"{difference}_seeds"] for row in rows.values())
         }
-        parts = [f"{words} {told[difference]}" for difference, words in LADDER_WORDS.items() if difference in told]
-        lines.append(f"* `{rung}`: {'; '.join(parts)}.")
+        parts = [f"{words}: {told[difference]}" for difference, words in LADDER_WORDS.items() if difference in told]
+        lines += [f"* `{rung}`, {part}" for part in parts]
     return "\n".join(lines)
 
 
