@@ -336,9 +336,10 @@ def write_folder(root: Path, files) -> None:
     image = photograph(0, 24, 32)
     for place, name, ending, kind in files:
         path = root / place / f"{name}{ending}"
-        taken = [each for each in (path, *path.parents) if each.is_symlink() or (each.exists() and not each.is_dir())]
-        if taken or path.exists():
+        if path.exists() or path.is_symlink():
             continue
+        if any((each.exists() or each.is_symlink()) and not each.is_dir() for each in path.parents):
+            continue  # a file, or a link to nowhere, where a folder would have to be
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind in ("link", "broken link"):
             target = root.parent / "elsewhere.png"

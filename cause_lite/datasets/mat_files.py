@@ -7,6 +7,7 @@ numbers.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -45,8 +46,9 @@ def read_array(path: Path, key: str) -> np.ndarray:
         When there is none, or the file is damaged.
     """
     try:
-        _check(path.read_bytes(), key)
-        return scipy.io.loadmat(path, variable_names=[key])[key]
+        data = path.read_bytes()
+        _check(data, key)
+        return scipy.io.loadmat(io.BytesIO(data), variable_names=[key])[key]
     except Exception as error:  # scipy raises many kinds on damaged bytes
         raise UserError(f"{path}: is not a MATLAB file with `{key}` ({error or type(error).__name__})") from error
 
@@ -58,12 +60,12 @@ def _check(data: bytes, key: str) -> None:
         raise ValueError("its header is of no known version")
     at, found = HEADER, False
     while at < len(data):
-        element, content = _element(data, at, order), data
+        element = _element(data, at, order)
         if element.kind == COMPRESSED:
             content = zlib.decompressobj().decompress(data[element.start : element.end], MOST_BYTES)
             found |= _is_whole(content, _element(content, 0, order), order, key)
         else:
-            found |= _is_whole(content, element, order, key)
+            found |= _is_whole(data, element, order, key)
         at = element.following
     if not found:
         raise ValueError("it has no variable of that name")

@@ -22,6 +22,7 @@ LADDER_COLUMNS = {
     "as-released": "as released",
     "logistic": "logistic regression",
 }
+SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
 # What is subtracted from what; keys name the columns.
 DIFFERENCES = {"gain": ("clean", FEATURE_ARM), "leak": ("as-released", "detached"), "loop": ("detached", "clean")}
 

@@ -82,7 +82,7 @@ def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
 
 def ladder_text(data: str, rungs: tuple[str, ...] | None = None) -> str:
     """Return a Markdown list of gain and leak on each backbone (all when None), in points, with their intervals."""
-    tables = {name: ladder.ladder(data, score=score) for score, name in (("miou", "mIoU"), ("pacc", "pixel accuracy"))}
+    tables = {name: ladder.ladder(data, score=score) for score, name in ladder.SCORES.items()}
     lines = []
     for rung in rungs or tables["mIoU"].index:
         rows = {name: table.loc[rung] for name, table in tables.items() if rung in table.index}
@@ -94,6 +94,12 @@ def ladder_text(data: str, rungs: tuple[str, ...] | None = None) -> str:
         parts = [f"{words}: {told[difference]}" for difference, words in LADDER_WORDS.items() if difference in told]
         lines += [f"* `{rung}`, {part}" for part in parts]
     return "\n".join(lines)
+
+
+def leak_text() -> str:
+    """Return gain, leak and loop on the strongest backbone for both data sets, as Markdown."""
+    names = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
+    return "\n\n".join(f"{name}:\n\n{ladder_text(data, (photographs.BACKBONE,))}" for data, name in names.items())
 
 
 def _ladder_difference(row: pd.Series, name: str) -> str:
