@@ -6,29 +6,28 @@ step less that of the same loop with labels detached from the head. Begin with `
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from cause_lite.lab.comparison import CAUSE
-from cause_lite.lab.photographs import FEATURE_ARM, LADDER, STUDY
-from cause_lite.lab.statistics import LEVEL, SEEDS_FOR_FINDING, holm, paired_t
+from cause_lite.lab.photographs import FEATURE_ARM, LADDER, STUDY, named
+from cause_lite.lab.statistics import compared
 from cause_lite.lab.studies import read_study
 
+SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
 # What is shown of each backbone, by the name of the arm in the study.
-LADDER_COLUMNS = {
+ARMS = {
     FEATURE_ARM: "k-means",
     "clean": "clean",
     "detached": "as released, detached",
     "as-released": "as released",
     "logistic": "logistic regression",
 }
-SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
-# What is subtracted from what; keys name the columns.
-DIFFERENCES = {"gain": ("clean", FEATURE_ARM), "leak": ("as-released", "detached"), "loop": ("detached", "clean")}
+BASES = {"clean": FEATURE_ARM, "as-released": "detached", "detached": "clean"}  # what an arm is compared with
+DIFFERENCES = {"gain": "clean", "leak": "as-released", "loop": "detached"}  # what an arm's difference is called
 
 
 def ladder(data: str, head: str = "mlp", score: str = "miou") -> pd.DataFrame:
-    """Return a row a backbone that has clean fits, from weak to strong, by what labels give on its features.
+    """Return the arms of each backbone that has clean fits, from weak to strong, and what each changes.
 
     Parameters
     ----------
@@ -40,42 +39,29 @@ def ladder(data: str, head: str = "mlp", score: str = "miou") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        By backbone: of each arm (k-means on features, clean, detached, as released, logistic regression) the mean over
-        seeds in percent, `ARM_std` and `ARM_seeds`; of each difference in `DIFFERENCES` its mean in points, `_low`,
-        `_high` (a paired t interval; NaN below three seeds), `_seeds`, and `_finding`: whether its p-value, adjusted by
-        Holm's method for all differences of the table that have five seeds, is at most 0.05.
+        A row a backbone and arm, which are the index, with the columns of `statistics.compared`. An arm whose base was
+        not run has itself as `base`.
     """
-    scores = _scores(data, head, score)
-    rows = {rung: _row(scores, rung) for rung in LADDER if (rung, "clean") in scores}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    if table.empty:
-        return table
-    p_values = table[[f"{name}_p" for name in DIFFERENCES]].to_numpy(dtype=float)
-    seeds = table[[f"{name}_seeds" for name in DIFFERENCES]].to_numpy()
-    adjusted = holm(np.where(seeds >= SEEDS_FOR_FINDING, p_values, np.nan).ravel()).reshape(p_values.shape)
-    for column, name in enumerate(DIFFERENCES):
-        table[f"{name}_finding"] = adjusted[:, column] <= LEVEL
+    places = {named(arm, rung): (rung, arm) for rung in LADDER for arm in ARMS}
+    records = {
+        key: record | {"method": CAUSE[head]}  # an arm without a head is compared with either
+        for key, record in read_study(STUDY, data).items()
+        if record["name"] in places and (record["method"] == CAUSE[head] or record["method"] not in CAUSE.values())
+    }
+    table = compared(records, _base, score).set_index("name", drop=False)
+    fitted = {rung for rung in LADDER if named("clean", rung) in table.index}
+    table = table.loc[[name for name, (rung, _) in places.items() if name in table.index and rung in fitted]]
+    table.index = pd.MultiIndex.from_tuples([places[name] for name in table.index], names=["backbone", "arm"])
     return table
 
 
-def _scores(data: str, head: str, score: str) -> dict[tuple[str, str], dict[int, float]]:
-    """Return the scores by seed of each backbone and arm; an arm without a head counts for both."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for record in read_study(STUDY, data).values():
-        rung, _, arm = record["name"].partition("/")
-        if record["method"] == CAUSE[head] or record["method"] not in CAUSE.values():
-            found.setdefault((rung, arm), {})[record["seed"]] = record[score]
-    return found
+def differences(part: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the rows of one backbone, by arm, that have a base, by the name of their difference."""
+    rows = {name: part.loc[arm] for name, arm in DIFFERENCES.items() if arm in part.index}
+    return {name: row for name, row in rows.items() if row["base"] != row["name"]}
 
 
-def _row(scores: dict[tuple[str, str], dict[int, float]], rung: str) -> dict:
-    row: dict[str, float] = {}
-    for arm in LADDER_COLUMNS:
-        values = pd.Series(scores.get((rung, arm), {}), dtype=float)
-        row |= {arm: values.mean(), f"{arm}_std": values.std(), f"{arm}_seeds": len(values)}
-    for name, (arm, base) in DIFFERENCES.items():
-        some, others = scores.get((rung, arm), {}), scores.get((rung, base), {})
-        estimate = paired_t(np.array([some[seed] - others[seed] for seed in sorted(some.keys() & others.keys())]))
-        row |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        row |= {f"{name}_p": estimate.p_value, f"{name}_seeds": len(some.keys() & others.keys())}
-    return row
+def _base(name: str, recorded: set[str]) -> str:
+    rung, _, arm = name.partition("/")
+    base = named(BASES.get(arm, arm), rung)
+    return base if base in recorded else name

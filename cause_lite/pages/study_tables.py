@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,40 +70,35 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
 def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
     """Return what stronger features change: scores of each arm and differences, a column a backbone; `*`: a finding."""
     columns = {}
-    for rung, row in ladder.ladder(data, head, score).iterrows():
-        arms = {
-            title: with_spread(row[arm], row[f"{arm}_std"]) if row[f"{arm}_seeds"] else "not run"
-            for arm, title in ladder.LADDER_COLUMNS.items()
+    for rung, part in ladder.ladder(data, head, score).groupby(level="backbone", sort=False):
+        rows, differences = part.droplevel("backbone"), ladder.differences(part.droplevel("backbone"))
+        column = {
+            title: with_spread(*rows.loc[arm, ["mean", "std"]]) if arm in rows.index else "not run"
+            for arm, title in ladder.ARMS.items()
         }
-        columns[rung] = arms | {name: _ladder_difference(row, name) for name in ladder.DIFFERENCES}
+        for name in ladder.DIFFERENCES:
+            column[name] = with_interval(differences[name]) if name in differences else "not run"
+        columns[rung] = column
     return pd.DataFrame(columns).rename_axis(index="").reset_index()
 
 
-def ladder_text(data: str, rungs: tuple[str, ...] | None = None) -> str:
-    """Return a Markdown list of gain and leak on each backbone (all when None), in points, with their intervals."""
-    tables = {name: ladder.ladder(data, score=score) for score, name in ladder.SCORES.items()}
+def ladder_text(data: str, rung: str = photographs.BACKBONE) -> str:
+    """Return a Markdown list of gain, leak and loop on a backbone, in points, with their intervals."""
+    by_score = {
+        name: ladder.differences(ladder.ladder(data, score=key).loc[rung]) for key, name in ladder.SCORES.items()
+    }
     lines = []
-    for rung in rungs or tables["mIoU"].index:
-        rows = {name: table.loc[rung] for name, table in tables.items() if rung in table.index}
-        told = {
-            difference: " and ".join(f"{_ladder_difference(row, difference)} {name}" for name, row in rows.items())
-            for difference in ladder.DIFFERENCES
-            if all(row[f"{difference}_seeds"] for row in rows.values())
-        }
-        parts = [f"{words}: {told[difference]}" for difference, words in LADDER_WORDS.items() if difference in told]
-        lines += [f"* `{rung}`, {part}" for part in parts]
+    for difference, words in LADDER_WORDS.items():
+        told = [f"{with_interval(rows[difference])} {name}" for name, rows in by_score.items() if difference in rows]
+        if told:
+            lines.append(f"* `{rung}`, {words}: {' and '.join(told)}")
     return "\n".join(lines)
 
 
 def leak_text() -> str:
     """Return gain, leak and loop on the strongest backbone for both data sets, as Markdown."""
     names = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
-    return "\n\n".join(f"{name}:\n\n{ladder_text(data, (photographs.BACKBONE,))}" for data, name in names.items())
-
-
-def _ladder_difference(row: pd.Series, name: str) -> str:
-    parts = {key: row[f"{name}_{key}"] for key in ("low", "high", "seeds", "finding")}
-    return with_interval(SimpleNamespace(difference=row[name], **parts)) if parts["seeds"] else "not run"
+    return "\n\n".join(f"{name}:\n\n{ladder_text(data)}" for data, name in names.items())
 
 
 def _rows(table: pd.DataFrame) -> list:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.lab.colours import INK
-from cause_lite.lab.ladder import LADDER_COLUMNS
+from cause_lite.lab.ladder import ARMS
 from cause_lite.pages.plots.axes import BLUE, GREEN, ORANGE, PURPLE, legend, style
 
 SCORES = ("mIoU, %", "pixel accuracy, %")
@@ -73,7 +73,7 @@ def by_epochs(studies: dict[str, dict[str, dict]]) -> Figure:
     return figure
 
 
-ARM_COLOURS = {"k-means": PURPLE, "clean": BLUE, "as released, detached": GREEN, "as released": ORANGE}
+ARM_COLOURS = {"feature-kmeans": PURPLE, "clean": BLUE, "detached": GREEN, "as-released": ORANGE}
 
 
 def by_backbone(tables: dict[str, pd.DataFrame]) -> Figure:
@@ -82,18 +82,18 @@ def by_backbone(tables: dict[str, pd.DataFrame]) -> Figure:
     Parameters
     ----------
     tables
-        By the name of the score: a row a backbone and, for each key of `LADDER_COLUMNS`, its mean and `_std`, as
-        `ladder.ladder` returns.
+        By the name of the score: what `ladder.ladder` returns.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(9, 3.6), squeeze=False)
     for axis, (score, table) in zip(axes[0], tables.items(), strict=True):
-        for place, (arm, title) in enumerate(LADDER_COLUMNS.items()):
-            if title in ARM_COLOURS:
-                across = [number + 0.07 * (place - 1.5) for number in range(len(table))]
-                spread, colour = table[f"{arm}_std"].fillna(0), ARM_COLOURS[title]
-                axis.errorbar(across, table[arm], spread, fmt="o", color=colour, markersize=4, label=title)
-        axis.set(ylabel=f"{score}, %", xticks=range(len(table)))
-        axis.set_xticklabels(table.index, rotation=20, ha="right")
+        rungs = table.index.unique("backbone")
+        for place, (arm, colour) in enumerate(ARM_COLOURS.items()):
+            rows = table.xs(arm, level="arm").reindex(rungs)
+            across = [number + 0.07 * (place - 1.5) for number in range(len(rungs))]
+            spread = rows["std"].fillna(0)
+            axis.errorbar(across, rows["mean"], spread, fmt="o", color=colour, markersize=4, label=ARMS[arm])
+        axis.set(ylabel=f"{score}, %", xticks=range(len(rungs)))
+        axis.set_xticklabels(rungs, rotation=20, ha="right")
         style(axis)
     legend(axes[0][0], fontsize=8)
     figure.tight_layout()
