@@ -133,20 +133,21 @@ def audit(
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="ablations; labels: what they touch in step 3; photographs: stronger features.")
+        str, typer.Argument(help="ablations; labels: what they touch in step 3; photographs: stronger features; backbones: their seed.")
     ],
-    data: Annotated[str, typer.Argument(help="scenes or camvid; photographs: msrc or camvid.")],
+    data: Annotated[str, typer.Argument(help="scenes or camvid; photographs: msrc or camvid; backbones: scenes.")],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
     heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
     only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite.lab import photographs, studies
+    from cause_lite.lab import backbone_seeds, photographs, studies
 
     kinds = {
         "ablations": studies.ablation_runs,
         "labels": studies.label_runs,
         photographs.STUDY: photographs.photograph_runs,
+        backbone_seeds.STUDY: backbone_seeds.backbone_runs,
     }
     if name not in kinds:
         raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
@@ -155,6 +156,9 @@ def study(
         console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
     if name == photographs.STUDY:
         console.print(photographs.table(data).to_string())
+        return
+    if name == backbone_seeds.STUDY:
+        console.print(backbone_seeds.deviations(studies.read_study(name, data)).round(2).to_string())
         return
     console.print(studies.effects(name, data).drop(columns="title").round(2).to_string())
 

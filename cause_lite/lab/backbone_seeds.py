@@ -1,0 +1,106 @@
+"""What the seed of a backbone's pre-training adds to a score: short pre-trainings, several fits on each."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from cause_lite.backbones.loading import load_backbone, pretrained_dir
+from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
+from cause_lite.config import FitConfig
+from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, HELD_OUT, as_record, baseline_records
+from cause_lite.lab.recipes import HEADS, recipe
+from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.studies import Run
+from cause_lite.runtime.files import UserError
+
+STUDY = "backbones"
+BACKBONES = 3  # seeds 0, 1, 2 of the pre-training
+STEPS = 600  # of each; the backbone that ships took more
+
+
+def backbone_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
+    """Yield k-means and the clean heads on each backbone, one run a seed of the fit.
+
+    Raises
+    ------
+    UserError
+        For a data set other than `scenes`.
+    """
+    if data != "scenes":
+        raise UserError(f"study {STUDY}: no data set {data!r}; must be scenes, whose backbones are quick to make")
+    for number in range(BACKBONES):
+        title = f"pre-trained with seed {number}"
+        for seed, head in itertools.product(range(seeds), heads):
+            config = recipe(data, head, seed, changes={"backbone": name_of(number)})
+            yield Run(f"backbone-{number}", title, config, partial(_clean, config, number))
+            if head == heads[0]:  # baselines have no head
+                yield Run(f"kmeans-{number}", title, config, partial(_kmeans, config, number))
+
+
+def name_of(number: int) -> str:
+    """Return the name of the short backbone of a seed, under which `load_backbone` finds it."""
+    return f"scenes-{STEPS}-steps-seed-{number}"
+
+
+def made(number: int) -> str:
+    """Pre-train the backbone of a seed unless it lies there; return its fingerprint."""
+    folder = pretrained_dir(name_of(number))
+    if not (folder / "vit.json").exists():
+        pretrain_and_export(pretraining_recipe("scenes", number, STEPS), folder)
+    return load_backbone(name_of(number)).fingerprint()
+
+
+def _clean(config: FitConfig, number: int) -> dict:
+    fingerprint, start = made(number), time.perf_counter()
+    scores = score_segmenter(fitted_segmenter(config), config, split=HELD_OUT)
+    seconds = time.perf_counter() - start
+    return as_record(CAUSE[config.head.kind], config, scores["cluster"], seconds, split=HELD_OUT) | {
+        "backbone": fingerprint
+    }
+
+
+def _kmeans(config: FitConfig, number: int) -> dict:
+    fingerprint = made(number)
+    train, test = load_training(config), load_evaluation(config, HELD_OUT)
+    record = next(iter(baseline_records(config, train, test, (FEATURE_KMEANS,))))
+    return record | {"split": HELD_OUT, "backbone": fingerprint}
+
+
+def deviations(records: dict[str, dict], score: str = "miou") -> pd.DataFrame:
+    """Return how far a score moves by the seed of the fit and by that of the backbone, a row a method.
+
+    A one-way analysis of variance with random effects (Searle, Casella and McCulloch, 1992): with n fits on each of b
+    backbones, `fit` is the root of the mean square within backbones, and `backbone` the root of (mean square between
+    backbones - mean square within) / n, or 0 where that is negative. Standard deviations, in points.
+
+    Parameters
+    ----------
+    records
+        Of the study, by key; each backbone with the same number of fits.
+    score
+        Which score: miou or pacc.
+    """
+    frame = pd.DataFrame(records.values())
+    rows = []
+    for method, part in frame.groupby("method"):
+        groups = [group[score].to_numpy() for _, group in part.groupby("name")]
+        within = np.mean([group.var(ddof=1) for group in groups])
+        count = len(groups[0])
+        between = count * np.var([group.mean() for group in groups], ddof=1)
+        rows.append(
+            {
+                "method": method,
+                "mean": part[score].mean(),
+                "fit": np.sqrt(within),
+                "backbone": np.sqrt(max(0.0, (between - within) / count)),
+                "backbones": len(groups),
+                "fits": count,
+            }
+        )
+    return pd.DataFrame(rows)
