@@ -8,7 +8,15 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, compared, holm, image_deviation, paired_t
+from cause_lite.lab.statistics import (
+    SEEDS_FOR_FINDING,
+    SEEDS_FOR_INTERVAL,
+    compared,
+    family,
+    holm,
+    image_deviation,
+    paired_t,
+)
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=8)
 
@@ -28,6 +36,18 @@ def test_few_findings_are_wrong_in_a_family_without_effects():
         p_values = scipy.stats.ttest_1samp(rng.normal(size=(12, SEEDS_FOR_FINDING)), 0, axis=1).pvalue
         wrong += bool((holm(p_values) <= 0.05).any())
     assert wrong / 1000 <= 0.07
+
+
+def test_a_family_is_corrected_together_and_counts_those_with_enough_seeds_alone():
+    rng = np.random.default_rng(2)
+    drawn = {(str(number),): rng.normal(1, 1, seeds) for number, seeds in enumerate((5, 3, 6, 2))}
+    table = family(drawn, ("name",)).set_index("name")
+    alone = {key: paired_t(values) for (key,), values in drawn.items()}
+    assert table["adjusted_p"].isna().tolist() == [False, True, False, True]
+    expected = holm(np.array([alone["0"].p_value, alone["2"].p_value]))
+    assert table.loc[["0", "2"], "adjusted_p"].to_numpy() == pytest.approx(expected)
+    assert table.loc["2", "spread"] == pytest.approx(drawn["2",].std(ddof=1))
+    assert np.isnan(table.loc["3", "low"])
 
 
 def test_two_seeds_have_no_interval():

@@ -46,8 +46,8 @@ class PhotosConfig:
     """What decides the weights. Lengths in pixels, rates per step."""
 
     seed: int = 0
-    steps: int = 2000  # at a constant rate
-    cooldown: int = 100  # and further ones on the branch that is exported
+    steps: int = 3000  # at a constant rate
+    cooldown: int = 400  # and further ones on the branch that is exported
     channels: tuple[int, ...] = (48, 96, 192, 384)  # of a ResNet-18's levels
     levels: tuple[int, ...] = (2, 3, 4)  # whose means over regions are contrasted
     joined: tuple[int, ...] = (3, 4)  # that the backbone joins: level 2 follows texture, and k-means with it

@@ -133,7 +133,10 @@ def audit(
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="ablations; labels: what they touch in step 3; photographs: stronger features; backbones: their seed.")
+        str,
+        typer.Argument(
+            help="ablations; labels: what they touch; photographs: stronger features; backbones: their seed."
+        ),
     ],
     data: Annotated[str, typer.Argument(help="scenes or camvid; photographs: msrc or camvid; backbones: scenes.")],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,

@@ -25,7 +25,7 @@ from cause_lite.lab import baselines
 from cause_lite.lab.agreement import agreement
 from cause_lite.lab.recipes import HEADS, evaluation_split, recipe
 from cause_lite.lab.runs import fitted_segmenter, label_maps, load_evaluation, load_training, score_segmenter
-from cause_lite.lab.statistics import LEVEL, SEEDS_FOR_FINDING, holm, image_deviation, paired_t
+from cause_lite.lab.statistics import family, image_deviation
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import provenance
@@ -322,24 +322,14 @@ def agreement_summary(records: list[dict]) -> pd.DataFrame:
 def gains(
     records: list[dict], bases: tuple[str, ...], methods: tuple[str, ...] = (*CAUSE.values(),), score: str = "miou"
 ) -> pd.DataFrame:
-    """Return the paired differences of methods from bases in points, a row a pair, as one family of comparisons.
+    """Return the paired differences of methods from bases in points, a row a pair, as `statistics.family` does.
 
-    Columns: method, base, difference, low, high, p_value, seeds, adjusted_p, finding, as in `statistics.compared`, and
-    `spread`, the standard deviation of the differences.
+    Columns `method` and `base` name the pair.
     """
     by_method = pd.DataFrame(records).pivot_table(index="seed", columns="method", values=score)
-    rows = []
-    for method in methods:
-        for base in bases:
-            differences = (by_method[method] - by_method[base]).dropna().to_numpy()
-            estimate = paired_t(differences)
-            interval = (estimate.mean, estimate.low, estimate.high, estimate.p_value)
-            spread = float(differences.std(ddof=1)) if len(differences) > 1 else np.nan
-            rows.append((method, base, *interval, len(differences), spread))
-    table = pd.DataFrame(rows, columns=["method", "base", "difference", "low", "high", "p_value", "seeds", "spread"])
-    table["adjusted_p"] = holm(table["p_value"].where(table["seeds"] >= SEEDS_FOR_FINDING).to_numpy())
-    table["finding"] = table["adjusted_p"] <= LEVEL
-    return table
+    pairs = itertools.product(methods, bases)
+    differences = {(method, base): (by_method[method] - by_method[base]).dropna().to_numpy() for method, base in pairs}
+    return family(differences, ("method", "base"))
 
 
 def mean_score(records: list[dict], method: str, score: str = "miou") -> float:

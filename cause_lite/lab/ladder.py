@@ -6,11 +6,13 @@ step less that of the same loop with labels detached from the head. Begin with `
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 
-from cause_lite.lab.comparison import CAUSE
-from cause_lite.lab.photographs import FEATURE_ARM, LADDER, STUDY, named
-from cause_lite.lab.statistics import compared
+from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
+from cause_lite.lab.photographs import CENTRES, FEATURE_ARM, LADDER, STUDY, named
+from cause_lite.lab.statistics import compared, family
 from cause_lite.lab.studies import read_study
 
 SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
@@ -59,6 +61,28 @@ def differences(part: pd.DataFrame) -> dict[str, pd.Series]:
     """Return the rows of one backbone, by arm, that have a base, by the name of their difference."""
     rows = {name: part.loc[arm] for name, arm in DIFFERENCES.items() if arm in part.index}
     return {name: row for name, row in rows.items() if row["base"] != row["name"]}
+
+
+def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
+    """Return how much larger the clean gain is on the second backbone than on the first, as `statistics.family` does.
+
+    Columns `data` and `score` name each difference, which is paired by seed.
+    """
+    found = {}
+    for data, (score, name) in itertools.product(CENTRES, SCORES.items()):
+        lower, higher = (_gains(data, rung, head, score) for rung in rungs)
+        found[data, name] = (higher - lower).dropna().to_numpy()
+    return family(found, ("data", "score"))
+
+
+def _gains(data: str, rung: str, head: str, score: str) -> pd.Series:
+    """Return the gain of the clean method over k-means on a backbone, by seed."""
+    records = list(read_study(STUDY, data).values())
+    clean, base = (
+        pd.Series({r["seed"]: r[score] for r in records if r["name"] == named(arm, rung) and r["method"] in methods})
+        for arm, methods in (("clean", (CAUSE[head],)), (FEATURE_ARM, (FEATURE_KMEANS,)))
+    )
+    return clean - base
 
 
 def _base(name: str, recorded: set[str]) -> str:

@@ -6,7 +6,7 @@ dropout), on one backbone and one set of test images. `image_deviation` measures
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,34 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
     return adjusted
+
+
+def family(differences: Mapping[tuple[str, ...], np.ndarray], names: tuple[str, ...]) -> pd.DataFrame:
+    """Return the paired t estimate of each of several differences, corrected as one family by Holm's method.
+
+    Parameters
+    ----------
+    differences
+        One a seed (n,), by what is compared.
+    names
+        The columns that hold the parts of those keys.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a key, with `difference`, `low`, `high`, `p_value`, `seeds`, `spread` (the standard deviation of the
+        differences), `adjusted_p` and `finding`. Those with too few seeds for a finding are not counted.
+    """
+    rows = []
+    for key, values in differences.items():
+        estimate = paired_t(values)
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+        rows.append((*key, estimate.mean, estimate.low, estimate.high, estimate.p_value, len(values), spread))
+    columns = [*names, "difference", "low", "high", "p_value", "seeds", "spread"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["adjusted_p"] = holm(table["p_value"].where(table["seeds"] >= SEEDS_FOR_FINDING).to_numpy())
+    table["finding"] = table["adjusted_p"] <= LEVEL
+    return table
 
 
 def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str = "miou") -> pd.DataFrame:

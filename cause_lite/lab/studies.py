@@ -204,6 +204,16 @@ def epoch_records(data: str) -> dict[str, dict]:
     }
 
 
+def between_devices(records: dict[str, dict]) -> np.ndarray:
+    """Return how far mIoU moved, in points, between kinds of CPU that the same run was made on, one number a run.
+
+    Records that name no CPU are left out.
+    """
+    frame = pd.DataFrame([record for record in records.values() if "AVX" in device_of(record)])
+    scores = frame.groupby(["method", "name", "seed"])["miou"]
+    return (scores.max() - scores.min())[scores.count() > 1].to_numpy()
+
+
 def _third_step(config: FitConfig, relabel: Relabel | None) -> dict:
     """Do step 3 anew on the head that steps 1 and 2 made by the settings of step 2, and return its record."""
     clean = recipe(config.data.name, config.head.kind, config.seed)

@@ -16,6 +16,7 @@ from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
+DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
 LADDER_WORDS = {
     "gain": "the clean method less k-means",
     "leak": "labels that reach the head",
@@ -26,9 +27,15 @@ SPREAD = (
     "choice of test images."
 )
 INTERVALS = (
-    "A difference is paired by seed and device. Its interval (from three seeds on) is a paired t interval of 95 %. "
-    "It is called a finding, and coloured, from five seeds on where its p-value, adjusted by Holm's method for all "
-    "differences of its data set that have five seeds, is at most 0.05. " + SPREAD
+    "A difference is paired by seed and, in the studies, by device; early records that name no processor count as one "
+    "device. Its interval (from three seeds on) is a paired t interval of 95 %. It is called a finding, and marked, "
+    "from five seeds on where its p-value, adjusted by Holm's method for all differences of its table and score that "
+    "have five seeds, is at most 0.05. " + SPREAD
+)
+LADDER_NOTE = (
+    "Means over five seeds of the fit; in brackets a paired t interval of 95 %. `*` marks a finding: a p-value of at "
+    "most 0.05 after Holm's correction for all differences of the data set and score. Only the seed of the fit is "
+    "covered: not another backbone, other test images or another processor."
 )
 
 
@@ -82,23 +89,44 @@ def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis(index="").reset_index()
 
 
-def ladder_text(data: str, rung: str = photographs.BACKBONE) -> str:
-    """Return a Markdown list of gain, leak and loop on a backbone, in points, with their intervals."""
+def ladder_text(
+    data: str, rung: str = photographs.BACKBONE, wanted: tuple[str, ...] = tuple(LADDER_WORDS), head: str = "mlp"
+) -> str:
+    """Return a Markdown list of the wanted differences on a backbone, in points, with their intervals."""
     by_score = {
-        name: ladder.differences(ladder.ladder(data, score=key).loc[rung]) for key, name in ladder.SCORES.items()
+        name: ladder.differences(ladder.ladder(data, head, key).loc[rung]) for key, name in ladder.SCORES.items()
     }
     lines = []
-    for difference, words in LADDER_WORDS.items():
+    for difference in wanted:
         told = [f"{with_interval(rows[difference])} {name}" for name, rows in by_score.items() if difference in rows]
         if told:
-            lines.append(f"* `{rung}`, {words}: {' and '.join(told)}")
+            lines.append(f"* `{rung}`, {LADDER_WORDS[difference]}: {' and '.join(told)}")
     return "\n".join(lines)
 
 
 def leak_text() -> str:
-    """Return gain, leak and loop on the strongest backbone for both data sets, as Markdown."""
-    names = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
-    return "\n\n".join(f"{name}:\n\n{ladder_text(data)}" for data, name in names.items())
+    """Return gain, leak and loop on the strongest backbone for both data sets, and what they cover, as Markdown."""
+    parts = [f"{name}:\n\n{ladder_text(data)}" for data, name in DATA_WORDS.items()]
+    return "\n\n".join([*parts, LADDER_NOTE])
+
+
+def each_backbone_text(difference: str, head: str = "mlp") -> str:
+    """Return one difference of the ladder on every data set and backbone that has it, as Markdown."""
+    parts = []
+    for data, name in DATA_WORDS.items():
+        rungs = ladder.ladder(data, head).index.unique("backbone")
+        lines = [ladder_text(data, rung, (difference,), head) for rung in rungs]
+        parts.append(f"{name}:\n\n" + "\n".join(filter(None, lines)))
+    return "\n\n".join(parts)
+
+
+def growth_text(lower: str, higher: str) -> str:
+    """Return how much larger the clean gain is on one backbone than on another, and whether that is a finding."""
+    lines = [
+        f"* {DATA_WORDS[row.data]}, {row.score}: {with_interval(row)}; {'a finding' if row.finding else 'no finding'}"
+        for row in _rows(ladder.growth((lower, higher)))
+    ]
+    return "\n".join([f"The gain on `{higher}` less that on `{lower}`, in points:", "", *lines])
 
 
 def _rows(table: pd.DataFrame) -> list:
@@ -115,13 +143,15 @@ def scored_on(study: str, data: str) -> str:
     return f"scored on {splits}; {ran}"
 
 
-def gains_text(gains: pd.DataFrame) -> str:
-    """Return a Markdown list of the differences of `comparison.gains`, and whether each is a finding."""
-    lines = [
-        f"* {row.method} against {row.base}: {with_interval(row)} mIoU over {row.seeds} seeds; "
-        f"{'a finding' if row.finding else 'no finding'}."
-        for row in _rows(gains)
-    ]
+def gains_text(gains: dict[str, pd.DataFrame]) -> str:
+    """Return a Markdown list of the differences of `comparison.gains`, by score, and which are findings."""
+    lines = []
+    for pairs in zip(*(_rows(table) for table in gains.values()), strict=True):
+        told = [
+            f"{with_interval(row)} {score} ({'a finding' if row.finding else 'no finding'})"
+            for score, row in zip(gains, pairs, strict=True)
+        ]
+        lines.append(f"* {pairs[0].method} against {pairs[0].base}, {pairs[0].seeds} seeds: {' and '.join(told)}.")
     return "\n".join([*lines, "", INTERVALS])
 
 
