@@ -12,6 +12,7 @@ import torch
 from cause_lite.backbones import PatchStore
 from cause_lite.lab import baselines, ladder, photographs
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
+from cause_lite.lab.statistics import paired_t
 from cause_lite.pages import study_tables
 from cause_lite.runtime.files import UserError
 
@@ -95,6 +96,24 @@ def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
     lines = study_tables.ladder_text("msrc", "photos").splitlines()
     starts = ("* `photos`, the clean method less k-means: +6.0 (", "* `photos`, labels that reach the head: +21.0 (")
     assert len(lines) == 3 and all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
+
+
+def test_the_growth_of_the_gain_is_paired_by_seed_and_corrected_as_one_family(monkeypatch):
+    noise = np.random.default_rng(3).normal(0, 1, (2, 5))
+    gains = {"photos": 2 + noise[0], "efficientnet-lite2": 5 + noise[1]}
+    runs = [
+        made(f"{rung}/{arm}", method, seed, 30 + more)
+        for rung, values in gains.items()
+        for seed, gain in enumerate(values)
+        for arm, method, more in (("feature-kmeans", FEATURE_KMEANS, 0.0), ("clean", CAUSE["mlp"], gain))
+    ] + [made("photos/clean", CAUSE["tr"], 0, 90.0)]
+    monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    table = ladder.growth(("photos", "efficientnet-lite2"))
+    expected = paired_t(gains["efficientnet-lite2"] - gains["photos"])
+    assert len(table) == 4 and set(table["seeds"]) == {5}
+    assert table["difference"].to_numpy() == pytest.approx(np.full(4, expected.mean))
+    assert table["adjusted_p"].to_numpy() == pytest.approx(np.full(4, min(1, 4 * expected.p_value)))
+    assert study_tables.growth_text("photos", "efficientnet-lite2").count("\n* ") == 4
 
 
 def test_another_data_set_is_refused_by_name():
