@@ -328,7 +328,9 @@ def gains(
     """
     by_method = pd.DataFrame(records).pivot_table(index="seed", columns="method", values=score)
     pairs = itertools.product(methods, bases)
-    differences = {(method, base): (by_method[method] - by_method[base]).dropna().to_numpy() for method, base in pairs}
+    differences: dict[tuple[str, ...], np.ndarray] = {
+        (method, base): (by_method[method] - by_method[base]).dropna().to_numpy() for method, base in pairs
+    }
     return family(differences, ("method", "base"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pandas as pd
 
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
@@ -68,7 +69,7 @@ def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
 
     Columns `data` and `score` name each difference, which is paired by seed.
     """
-    found = {}
+    found: dict[tuple[str, ...], np.ndarray] = {}
     for data, (score, name) in itertools.product(CENTRES, SCORES.items()):
         lower, higher = (_gains(data, rung, head, score) for rung in rungs)
         found[data, name] = (higher - lower).dropna().to_numpy()
