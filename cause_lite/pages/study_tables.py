@@ -12,7 +12,7 @@ import yaml
 
 from cause_lite.lab import ladder, photographs, studies
 from cause_lite.lab.recipes import FOLDER
-from cause_lite.lab.statistics import SEEDS_FOR_INTERVAL, device_of
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
@@ -33,18 +33,19 @@ INTERVALS = (
     "have five seeds, is at most 0.05. " + SPREAD
 )
 LADDER_NOTE = (
-    "Means over five seeds of the fit; in brackets a paired t interval of 95 %. `*` marks a finding: a p-value of at "
-    "most 0.05 after Holm's correction for all differences of the data set and score. Only the seed of the fit is "
-    "covered: not another backbone, other test images or another processor."
+    "Means over five seeds of the fit, or as many as are named; in brackets a paired t interval of 95 %. `*` marks a "
+    "finding: a p-value of at most 0.05 after Holm's correction for all differences of the data set and score. Only "
+    "the seed of the fit is covered: not another backbone, other test images or another processor."
 )
 
 
 def with_interval(row: Any) -> str:
-    """Return a difference with its interval, such as `+1.2 (+0.3 to +2.1)`, or with the number of its seeds."""
+    """Return a difference with its interval, such as `+1.2 (+0.3 to +2.1)`; few seeds are named with it or instead."""
     if row.seeds < SEEDS_FOR_INTERVAL:
         spread = f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
     else:
-        spread = f"({row.low:+.1f} to {row.high:+.1f})"
+        few = "" if row.seeds >= SEEDS_FOR_FINDING else f", {row.seeds} seeds"
+        spread = f"({row.low:+.1f} to {row.high:+.1f}{few})"
     return f"{row.difference:+.1f} " + spread.replace(" ", NO_BREAK) + ("*" if row.finding else "")
 
 
