@@ -116,6 +116,14 @@ def test_the_growth_of_the_gain_is_paired_by_seed_and_corrected_as_one_family(mo
     assert study_tables.growth_text("photos", "efficientnet-lite2").count("\n* ") == 4
 
 
+def test_runs_are_paired_by_the_seeds_that_both_have():
+    ours = [made("photos/clean", CAUSE["mlp"], seed, 20.0 + seed) for seed in range(5)]
+    others = [made("clean", CAUSE["mlp"], seed, 18.0 + 0.5 * seed) for seed in (4, 1, 2, 7)]
+    found, seeds = ladder.ahead(ours, others)
+    assert seeds == 3
+    assert found == paired_t(np.array([2.5, 3.0, 4.0]))
+
+
 def test_another_data_set_is_refused_by_name():
     with pytest.raises(UserError, match="no data set 'scenes'; must be one of msrc, camvid"):
         next(photographs.photograph_runs("scenes", 1))

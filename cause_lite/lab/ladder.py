@@ -7,13 +7,14 @@ step less that of the same loop with labels detached from the head. Begin with `
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
 from cause_lite.lab.photographs import CENTRES, FEATURE_ARM, LADDER, STUDY, named
-from cause_lite.lab.statistics import compared, family
+from cause_lite.lab.statistics import Estimate, compared, family, paired_t
 from cause_lite.lab.studies import read_study
 
 SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
@@ -84,6 +85,13 @@ def _gains(data: str, rung: str, head: str, score: str) -> pd.Series:
         for arm, methods in (("clean", (CAUSE[head],)), (FEATURE_ARM, (FEATURE_KMEANS,)))
     )
     return clean - base
+
+
+def ahead(records: Iterable[dict], others: Iterable[dict]) -> tuple[Estimate, int]:
+    """Return how far runs are ahead of others in mIoU, paired by seed, and over how many seeds."""
+    ours, theirs = ({record["seed"]: record["miou"] for record in part} for part in (records, others))
+    seeds = sorted(ours.keys() & theirs.keys())
+    return paired_t(np.array([ours[seed] - theirs[seed] for seed in seeds])), len(seeds)
 
 
 def _base(name: str, recorded: set[str]) -> str:
