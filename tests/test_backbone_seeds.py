@@ -42,6 +42,13 @@ def test_each_backbone_has_k_means_once_a_seed_and_each_head():
     assert len({run.config.backbone for run in runs}) == BACKBONES
 
 
+def test_k_means_runs_once_whatever_the_heads():
+    apart = [run.key for head in ("tr", "mlp") for run in backbone_runs("scenes", 2, (head,))]
+    for heads in (("tr", "mlp"), ("mlp", "tr")):
+        assert sorted(run.key for run in backbone_runs("scenes", 2, heads)) == sorted(apart)
+    assert sum("/kmeans-" in key for key in apart) == BACKBONES * 2
+
+
 def test_another_data_set_is_refused():
     with pytest.raises(UserError, match="must be scenes"):
         next(backbone_runs("camvid", seeds=1))

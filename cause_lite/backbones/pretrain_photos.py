@@ -77,7 +77,7 @@ class PhotoPretraining:
     def __init__(self, pool: Photos, config: PhotosConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)  # timm and lightly draw their initial weights from the global state
         self.config, self.device = config, device
-        self.precision = "bf16" if device.type == "cuda" or fast_bf16() else "fp32"
+        self.precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
         self.views = Views(pool, config.seed, config.crop, config.scale, device)
         self.network = place(resnet(config, config.levels), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -148,7 +148,7 @@ class PhotoPretraining:
 
 
 def fast_bf16() -> bool:
-    """Return whether this processor multiplies in bf16, which then takes 0.6 of the time; others emulate it."""
+    """Return whether this processor multiplies in bf16, which then is faster than fp32; others emulate it."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -217,6 +217,7 @@ def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str =
         "config_hash": config_hash(config),
         "seconds": round(run.seconds),
         "device": device_name(at),
+        "precision": run.precision,
         "commit": commit(),
         "environment": environment(),
         "date": now(),

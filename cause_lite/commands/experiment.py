@@ -157,13 +157,12 @@ def study(
     runs = kinds[name](data, seeds, tuple(heads.split(",")))
     for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
         console.print(f"{key}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
-    if name == photographs.STUDY:
-        console.print(photographs.table(data).to_string())
-        return
-    if name == backbone_seeds.STUDY:
-        console.print(backbone_seeds.deviations(studies.read_study(name, data)).round(2).to_string())
-        return
-    console.print(studies.effects(name, data).drop(columns="title").round(2).to_string())
+    summaries = {
+        photographs.STUDY: lambda: photographs.table(data),
+        backbone_seeds.STUDY: lambda: backbone_seeds.deviations(studies.read_study(name, data)),
+    }
+    summary = summaries.get(name, lambda: studies.effects(name, data).drop(columns="title"))
+    console.print(summary().round(2).to_string())
 
 
 def bench(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,9 +12,10 @@ import pandas as pd
 from cause_lite.backbones.loading import load_backbone, pretrained_dir
 from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
 from cause_lite.config import FitConfig
-from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, HELD_OUT, as_record, baseline_records
+from cause_lite.lab.comparison import FEATURE_KMEANS, HELD_OUT, baseline_records, cause_records
+from cause_lite.lab.photographs import BASELINE_HEAD
 from cause_lite.lab.recipes import HEADS, recipe
-from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import Run
 from cause_lite.runtime.files import UserError
 
@@ -39,7 +39,7 @@ def backbone_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
         for seed, head in itertools.product(range(seeds), heads):
             config = recipe(data, head, seed, changes={"backbone": name_of(number)})
             yield Run(f"backbone-{number}", title, config, partial(_clean, config, number))
-            if head == heads[0]:  # baselines have no head
+            if head == BASELINE_HEAD:
                 yield Run(f"kmeans-{number}", title, config, partial(_kmeans, config, number))
 
 
@@ -57,19 +57,14 @@ def made(number: int) -> str:
 
 
 def _clean(config: FitConfig, number: int) -> dict:
-    fingerprint, start = made(number), time.perf_counter()
-    scores = score_segmenter(fitted_segmenter(config), config, split=HELD_OUT)
-    seconds = time.perf_counter() - start
-    return as_record(CAUSE[config.head.kind], config, scores["cluster"], seconds, split=HELD_OUT) | {
-        "backbone": fingerprint
-    }
+    fingerprint = made(number)
+    return next(cause_records(config, load_training(config), HELD_OUT, crf=False)) | {"backbone": fingerprint}
 
 
 def _kmeans(config: FitConfig, number: int) -> dict:
     fingerprint = made(number)
     train, test = load_training(config), load_evaluation(config, HELD_OUT)
-    record = next(iter(baseline_records(config, train, test, (FEATURE_KMEANS,))))
-    return record | {"split": HELD_OUT, "backbone": fingerprint}
+    return next(baseline_records(config, train, test, (FEATURE_KMEANS,))) | {"backbone": fingerprint}
 
 
 def deviations(records: dict[str, dict], score: str = "miou") -> pd.DataFrame:

@@ -42,6 +42,7 @@ LOGISTIC = "logistic regression on features"
 SUPERVISED = "linear probe on features"
 BASELINES = (COLOUR_KMEANS, FEATURE_KMEANS, FULL_KMEANS, LOGISTIC)
 CAUSE = {"tr": "CAUSE-TR", "mlp": "CAUSE-MLP"}
+SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
 SEEDS = 5  # of the tables; the fewest that a finding needs
 REPEATED_SEED = 0  # its rows are made anew with the book, in the time of a build
 HELD_OUT = "test"  # images that no setting of the recipe was chosen on

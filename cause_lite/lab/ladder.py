@@ -12,12 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
+from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, SCORES
 from cause_lite.lab.photographs import CENTRES, FEATURE_ARM, LADDER, STUDY, named
 from cause_lite.lab.statistics import Estimate, compared, family, paired_t
 from cause_lite.lab.studies import read_study
 
-SCORES = {"miou": "mIoU", "pacc": "pixel accuracy"}  # by their keys in records
 # What is shown of each backbone, by the name of the arm in the study.
 ARMS = {
     FEATURE_ARM: "k-means",
@@ -79,19 +78,24 @@ def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
 
 def _gains(data: str, rung: str, head: str, score: str) -> pd.Series:
     """Return the gain of the clean method over k-means on a backbone, by seed."""
-    records = list(read_study(STUDY, data).values())
-    clean, base = (
-        pd.Series({r["seed"]: r[score] for r in records if r["name"] == named(arm, rung) and r["method"] in methods})
-        for arm, methods in (("clean", (CAUSE[head],)), (FEATURE_ARM, (FEATURE_KMEANS,)))
-    )
-    return clean - base
+    clean = runs_of(STUDY, data, named("clean", rung), CAUSE[head])
+    return by_seed(clean, score) - by_seed(runs_of(STUDY, data, named(FEATURE_ARM, rung), FEATURE_KMEANS), score)
+
+
+def runs_of(study: str, data: str, name: str, method: str) -> list[dict]:
+    """Return the records of one method under one name in a study."""
+    return [r for r in read_study(study, data).values() if (r["name"], r["method"]) == (name, method)]
+
+
+def by_seed(records: Iterable[dict], score: str = "miou") -> pd.Series:
+    """Return a score of records by their seed; two such series subtract seed by seed."""
+    return pd.Series({record["seed"]: record[score] for record in records}, dtype=float)
 
 
 def ahead(records: Iterable[dict], others: Iterable[dict]) -> tuple[Estimate, int]:
     """Return how far runs are ahead of others in mIoU, paired by seed, and over how many seeds."""
-    ours, theirs = ({record["seed"]: record["miou"] for record in part} for part in (records, others))
-    seeds = sorted(ours.keys() & theirs.keys())
-    return paired_t(np.array([ours[seed] - theirs[seed] for seed in seeds])), len(seeds)
+    differences = (by_seed(records) - by_seed(others)).dropna().to_numpy()
+    return paired_t(differences), len(differences)
 
 
 def _base(name: str, recorded: set[str]) -> str:

@@ -30,7 +30,7 @@ INTERVALS = (
     "A difference is paired by seed and, in the studies, by device; early records that name no processor count as one "
     "device. Its interval (from three seeds on) is a paired t interval of 95 %. It is called a finding, and marked, "
     "from five seeds on where its p-value, adjusted by Holm's method for all differences of its table and score that "
-    "have five seeds, is at most 0.05. " + SPREAD
+    "have five seeds, is at most 0.05. Seeds fewer than five are named with the interval. " + SPREAD
 )
 LADDER_NOTE = (
     "Means over five seeds of the fit, or as many as are named; in brackets a paired t interval of 95 %. `*` marks a "
@@ -47,6 +47,11 @@ def with_interval(row: Any) -> str:
         few = "" if row.seeds >= SEEDS_FOR_FINDING else f", {row.seeds} seeds"
         spread = f"({row.low:+.1f} to {row.high:+.1f}{few})"
     return f"{row.difference:+.1f} " + spread.replace(" ", NO_BREAK) + ("*" if row.finding else "")
+
+
+def verdict(row: Any) -> str:
+    """Return in words whether a difference is a finding."""
+    return "a finding" if row.finding else "no finding"
 
 
 def with_spread(mean: float, deviation: float) -> str:
@@ -94,9 +99,15 @@ def ladder_text(
     data: str, rung: str = photographs.BACKBONE, wanted: tuple[str, ...] = tuple(LADDER_WORDS), head: str = "mlp"
 ) -> str:
     """Return a Markdown list of the wanted differences on a backbone, in points, with their intervals."""
-    by_score = {
-        name: ladder.differences(ladder.ladder(data, head, key).loc[rung]) for key, name in ladder.SCORES.items()
-    }
+    return _differences_text(_by_score(data, head), rung, wanted)
+
+
+def _by_score(data: str, head: str) -> dict[str, pd.DataFrame]:
+    return {name: ladder.ladder(data, head, key) for key, name in ladder.SCORES.items()}
+
+
+def _differences_text(tables: dict[str, pd.DataFrame], rung: str, wanted: tuple[str, ...]) -> str:
+    by_score = {name: ladder.differences(table.loc[rung]) for name, table in tables.items()}
     lines = []
     for difference in wanted:
         told = [f"{with_interval(rows[difference])} {name}" for name, rows in by_score.items() if difference in rows]
@@ -115,8 +126,9 @@ def each_backbone_text(difference: str, head: str = "mlp") -> str:
     """Return one difference of the ladder on every data set and backbone that has it, as Markdown."""
     parts = []
     for data, name in DATA_WORDS.items():
-        rungs = ladder.ladder(data, head).index.unique("backbone")
-        lines = [ladder_text(data, rung, (difference,), head) for rung in rungs]
+        tables = _by_score(data, head)
+        rungs = next(iter(tables.values())).index.unique("backbone")
+        lines = [_differences_text(tables, rung, (difference,)) for rung in rungs]
         parts.append(f"{name}:\n\n" + "\n".join(filter(None, lines)))
     return "\n\n".join(parts)
 
@@ -124,7 +136,7 @@ def each_backbone_text(difference: str, head: str = "mlp") -> str:
 def growth_text(lower: str, higher: str) -> str:
     """Return how much larger the clean gain is on one backbone than on another, and whether that is a finding."""
     lines = [
-        f"* {DATA_WORDS[row.data]}, {row.score}: {with_interval(row)}; {'a finding' if row.finding else 'no finding'}"
+        f"* {DATA_WORDS[row.data]}, {row.score}: {with_interval(row)}; {verdict(row)}"
         for row in _rows(ladder.growth((lower, higher)))
     ]
     return "\n".join([f"The gain on `{higher}` less that on `{lower}`, in points:", "", *lines])
@@ -148,11 +160,8 @@ def gains_text(gains: dict[str, pd.DataFrame]) -> str:
     """Return a Markdown list of the differences of `comparison.gains`, by score, and which are findings."""
     lines = []
     for pairs in zip(*(_rows(table) for table in gains.values()), strict=True):
-        told = [
-            f"{with_interval(row)} {score} ({'a finding' if row.finding else 'no finding'})"
-            for score, row in zip(gains, pairs, strict=True)
-        ]
-        lines.append(f"* {pairs[0].method} against {pairs[0].base}, {pairs[0].seeds} seeds: {' and '.join(told)}.")
+        told = [f"{with_interval(row)} {score} ({verdict(row)})" for score, row in zip(gains, pairs, strict=True)]
+        lines.append(f"* {pairs[0].method} against {pairs[0].base}: {' and '.join(told)}.")
     return "\n".join([*lines, "", INTERVALS])
 
 
