@@ -7,6 +7,7 @@ step less that of the same loop with labels detached from the head. Begin with `
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, SCORES
 from cause_lite.lab.photographs import CENTRES, FEATURE_ARM, LADDER, STUDY, named
-from cause_lite.lab.statistics import Estimate, compared, family, paired_t
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, Estimate, compared, family, paired_t
 from cause_lite.lab.studies import read_study
 
 # What is shown of each backbone, by the name of the arm in the study.
@@ -88,14 +89,23 @@ def runs_of(study: str, data: str, name: str, method: str) -> list[dict]:
 
 
 def by_seed(records: Iterable[dict], score: str = "miou") -> pd.Series:
-    """Return a score of records by their seed; two such series subtract seed by seed."""
-    return pd.Series({record["seed"]: record[score] for record in records}, dtype=float)
+    """Return a score by seed, the mean where several devices ran one; two such series subtract seed by seed."""
+    scores = [(record["seed"], record[score]) for record in records]
+    return pd.DataFrame(scores, columns=["seed", score]).groupby("seed")[score].mean()
 
 
 def ahead(records: Iterable[dict], others: Iterable[dict]) -> tuple[Estimate, int]:
     """Return how far runs are ahead of others in mIoU, paired by seed, and over how many seeds."""
     differences = (by_seed(records) - by_seed(others)).dropna().to_numpy()
     return paired_t(differences), len(differences)
+
+
+def lacking(data: str, head: str = "mlp") -> dict[str, list[str]]:
+    """Return the backbones on which an arm has fewer seeds than a finding needs, by the arm; each has some."""
+    recorded = read_study(STUDY, data).values()
+    seeds = Counter(r["name"] for r in recorded if r["method"] == CAUSE[head] or r["method"] not in CAUSE.values())
+    rungs = {arm: [rung for rung in LADDER if seeds[named(arm, rung)] < SEEDS_FOR_FINDING] for arm in ARMS}
+    return {arm: few for arm, few in rungs.items() if few}
 
 
 def _base(name: str, recorded: set[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import yaml
 
 from cause_lite.lab import ladder, photographs, studies
+from cause_lite.lab.comparison import CAUSE
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
 
@@ -22,6 +24,7 @@ LADDER_WORDS = {
     "leak": "labels that reach the head",
     "loop": "the authors' loop without those labels",
 }
+EVERYWHERE = "on every backbone"
 SPREAD = (
     "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
     "choice of test images."
@@ -80,6 +83,32 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
     return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
 
 
+def thresholds_table(data: str) -> pd.DataFrame:
+    """Return the scores of the thresholds that were tried on validation images, a row a pair, columns by backbone."""
+    lines: dict[str, dict[str, str]] = {}
+    for rung, run in _choice_runs(data):
+        line = lines.setdefault(run["title"], {"thresholds": run["title"]})
+        line |= {f"{rung}: {name}, %": f"{run[key]:.1f}" for key, name in (("miou", "mIoU"), ("pacc", "pAcc"))}
+    return pd.DataFrame(lines.values())
+
+
+def thresholds_text(data: str) -> str:
+    """Return between which mIoU the thresholds that were tried lie, by backbone and kind, as Markdown."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for rung, run in _choice_runs(data):
+        found.setdefault(rung, {}).setdefault(run["title"].split()[0], []).append(run["miou"])
+    return "\n".join(
+        f"* `{rung}`: "
+        + " and ".join(f"{min(scores):.1f} to {max(scores):.1f} mIoU with {kind}s" for kind, scores in kinds.items())
+        for rung, kinds in found.items()
+    )
+
+
+def _choice_runs(data: str) -> list[tuple[str, dict]]:
+    runs = [(*run["name"].split("/", 1), run) for run in studies.read_study(photographs.STUDY, data).values()]
+    return [(rung, run) for rung, arm, run in runs if arm.startswith(photographs.CHOICE)]
+
+
 def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
     """Return what stronger features change: scores of each arm and differences, a column a backbone; `*`: a finding."""
     columns = {}
@@ -131,6 +160,22 @@ def each_backbone_text(difference: str, head: str = "mlp") -> str:
         lines = [_differences_text(tables, rung, (difference,)) for rung in rungs]
         parts.append(f"{name}:\n\n" + "\n".join(filter(None, lines)))
     return "\n\n".join(parts)
+
+
+def lacking_text() -> str:
+    """Return what the ladder has not run, or with too few seeds for a finding, as a Markdown list."""
+    lines = []
+    for (data, name), (head, method) in itertools.product(DATA_WORDS.items(), CAUSE.items()):
+        lacking = {arm: _rungs(few) for arm, few in ladder.lacking(data, head).items()}
+        told = "; ".join(f"{ladder.ARMS[arm]} {where}" for arm, where in lacking.items())
+        if told:
+            none = lacking.get("clean") == EVERYWHERE
+            lines.append(f"* {name}, {method}: {'nothing was run with this head' if none else told}")
+    return "\n".join(lines)
+
+
+def _rungs(rungs: list[str]) -> str:
+    return EVERYWHERE if rungs == list(photographs.LADDER) else "on " + ", ".join(f"`{rung}`" for rung in rungs)
 
 
 def growth_text(lower: str, higher: str) -> str:
