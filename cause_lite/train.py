@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from cause_lite.backbones import Backbone, cached_features
 from cause_lite.backbones.feature_use import output_type, readings_of
 from cause_lite.config import FitConfig
@@ -18,7 +16,7 @@ from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.losses import NotFiniteError
 from cause_lite.runtime.progress import Stopwatch
-from cause_lite.runtime.randomness import seed_all
+from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
 
@@ -68,7 +66,7 @@ def fit(
         raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.lab.label_flow.fit")
     clock, device = Stopwatch(), backbone.mean.device
     try:
-        with torch.random.fork_rng(devices=[]), deterministic(device):
+        with state_kept(), deterministic(device):
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
             note = f"Features of {train.name}/{train.split}"
             output_bytes = config.head.reduced_dim * output_type(config).itemsize

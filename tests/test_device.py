@@ -12,6 +12,7 @@ from cause_lite.fast.modularity import shared_concept
 from cause_lite.frontdoor import ConceptBank
 from cause_lite.lab.label_flow import fit
 from cause_lite.mediator import modularity_loss
+from cause_lite.runtime import randomness
 from cause_lite.runtime.device import choose_device, device_name
 
 DEVICES = sorted({"cpu", choose_device("auto").type})
@@ -79,3 +80,28 @@ def test_features_agree_with_those_of_a_cpu(few_scenes, place):
 @pytest.mark.parametrize("place", DEVICES)
 def test_a_device_has_a_name(place):
     assert device_name(torch.device(place))
+
+
+class OtherDevice:
+    """Stands for torch's module of an accelerator whose draws advance a state of its own."""
+
+    def __init__(self) -> None:
+        self.state = torch.tensor([7])
+
+    def get_rng_state(self) -> torch.Tensor:
+        return self.state.clone()
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        self.state = state.clone()
+
+
+@pytest.mark.parametrize("block", [randomness.state_kept, lambda: randomness.seeded(3)])
+def test_the_state_of_every_device_returns_after_a_block(block, monkeypatch):
+    other = OtherDevice()
+    monkeypatch.setattr(randomness, "_accelerators", lambda: iter([("other", other)]))
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), block():
+        torch.rand(3)
+        other.state += 1
+        1 / 0  # noqa: B018
+    assert torch.equal(torch.get_rng_state(), before) and other.state == 7

@@ -67,10 +67,21 @@ def test_sources_are_found_and_checked(few_scenes, tmp_path, monkeypatch):
     assert fetched == [(f"https://github.com/who/what/archive/{'0' * 40}.zip", tmp_path / "photos")]
 
 
+def test_evaluation_sets_are_found_in_every_format_that_is_read(few_scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_DATA", str(tmp_path))
+    files = ["MSRC/Images/1_1_s.bmp", "MSRC/Images/1_2_s.jpg", "CamVid/test/a.png"]
+    for file, picture in zip([*files, "MSRC/Images/notes.txt"], few_scenes.images, strict=False):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / file, {"jpg": "JPEG", "png": "PNG"}.get(file[-3:], "BMP"))
+    assert {str(path.relative_to(tmp_path)) for path in photos.evaluation_files()} == set(files)
+    assert photos.evaluation_hashes()[0] == photos.difference_hash(photos.record(encoded(few_scenes.images[2]))[0])
+
+
 def test_a_pack_that_lies_there_is_only_reported(packed):
     said = []
     datasets.prepare("photos", said.append)
-    assert "clothes: 12 photographs (CC0); left out: none" in said and "photos: 12 in" in said[-1]
+    assert "clothes: 12 photographs (CC0); left out: none" in said and "photos: 12 in" in said[-2]
+    assert "no evaluation set was there" in said[-1]
 
 
 def test_views_repeat_and_a_cut_of_the_whole_is_the_whole(packed):

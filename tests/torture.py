@@ -43,6 +43,7 @@ from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime import provenance
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
 from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.randomness import state_kept
 from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
@@ -219,7 +220,7 @@ def journal_file(folder: Path) -> Path:
 
 
 def reads_journal(path: Path) -> object:
-    with torch.random.fork_rng(devices=[]):
+    with state_kept():
         return Journal(path.parent, "k").restore(journal_stage())
 
 

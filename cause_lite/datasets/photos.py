@@ -32,7 +32,8 @@ SAME = 2  # differing bits of 64 up to which two photographs are taken for the s
 SHOWN = 4  # and up to which a photograph is taken for one of an evaluation set
 FITTED = {"bsds500": 1, "imagenet-sample": 4}  # of which sources a segmenter is fitted on one file in so many
 CLUSTERS = 27  # that it finds; as many as COCO-Stuff has coarse classes
-EVALUATION = ("MSRC/Images/*.jpg", "CamVid/train/*.png", "CamVid/val/*.png", "CamVid/test/*.png")
+EVALUATION = ("MSRC/Images/*", "CamVid/train/*", "CamVid/val/*", "CamVid/test/*")  # where photographs of them lie
+EVALUATION_ENDS = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,9 @@ def evaluation_hashes() -> np.ndarray:
 
 
 def evaluation_files() -> list[Path]:
-    """Yield the images of MSRC and CamVid that lie on this machine."""
-    return sorted(path for pattern in EVALUATION for path in data_dir().glob(pattern))
+    """Return the photographs of MSRC and CamVid that lie on this machine, in any format that their loaders read."""
+    found = (path for pattern in EVALUATION for path in data_dir().glob(pattern))
+    return sorted(path for path in found if path.suffix.lower() in EVALUATION_ENDS)
 
 
 def prepare(say: Callable[[str], None]) -> None:
@@ -210,6 +212,11 @@ def prepare(say: Callable[[str], None]) -> None:
         left_out = ", ".join(f"{count:,} {name}" for name, count in fate.items() if name != "kept" and count)
         say(f"{source.name}: {fate['kept']:,} photographs ({source.terms}); left out: {left_out or 'none'}")
     say(f"photos: {about['count']:,} in {packed_dir()}, compared with {about['avoided']:,} images of evaluation sets")
+    if not about["avoided"]:
+        say(
+            "photos: no evaluation set was there to compare with; if you will score on MSRC or CamVid, delete that "
+            "folder, run `cause-lite data msrc` and `cause-lite data camvid`, and pack again"
+        )
 
 
 def load_split(squaring: Squaring) -> Split:

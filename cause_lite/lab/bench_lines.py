@@ -39,7 +39,7 @@ from cause_lite.lab.runs import label_maps
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime.device import choose_device
-from cause_lite.runtime.randomness import seed_all
+from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.runtime.variables import environment_variables
 from cause_lite.steps import fit_head
 from cause_lite.train import Fitted, fit
@@ -192,7 +192,7 @@ def _fit_and_floor(config: FitConfig, train: Split, backbone: Backbone) -> dict:
         fitted = fit(config, train, backbone)
         one_pass = seconds(partial(_one_pass, backbone, train.images))
         features = cached_features(backbone, train.images, "Features")
-        with torch.random.fork_rng(devices=[]), MatrixProducts() as products:
+        with state_kept(), MatrixProducts() as products:
             fit_head(features, fitted.segmenter.codebook, Session(config, seed_all(0), DEVICE))
     floor = one_pass + seconds(products.replay())
     total = sum(fitted.seconds.values())

@@ -23,6 +23,7 @@ from cause_lite.checkpoints.released_files import released_state
 from cause_lite.config import FitConfig
 from cause_lite.datasets import scenes
 from cause_lite.runtime.files import write_whole
+from cause_lite.runtime.randomness import seeded
 from cause_lite.segmenter import Segmenter
 
 COUNTS = {"train": 3, "val": 2}
@@ -120,8 +121,7 @@ def _list(path: Path, names: list[str]) -> None:
 
 def write_weights(name: str, folder: Path) -> None:
     """Write random weights of a narrow stand-in for a backbone, in the format that its official file has."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         if name in RELEASED:
             _write_released(name, folder / f"{name}.pth")
             return

@@ -31,7 +31,7 @@ from cause_lite.loop import Session
 from cause_lite.runtime import provenance
 from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import locked, project_dir, read_json, write_json
-from cause_lite.runtime.randomness import seed_all
+from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 
 RECIPE, CLEAN, DETACHED = "recipe", "clean", "detached"
@@ -231,7 +231,7 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
     """Return `base` with step 3 of another configuration; `base` itself is left as it is."""
     features = training_features(base, train)
     head = copy.deepcopy(base.head)
-    with torch.random.fork_rng(devices=[]), deterministic(base.codebook.device), warnings.catch_warnings():
+    with state_kept(), deterministic(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
         session = Session(config, seed_all(config.seed), base.codebook.device)
         clusters, linear, _ = third_step(config)(head, features, train, session)

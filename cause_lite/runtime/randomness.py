@@ -22,9 +22,19 @@ def draw_seed(generator: torch.Generator) -> int:
 
 
 @contextmanager
+def state_kept() -> Iterator[None]:
+    """Restore the global state after the block, that of an accelerator too."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[torch.Generator]:
     """Seed every draw within the block; restore the global state after it."""
-    with torch.random.fork_rng(devices=[]):
+    with state_kept():
         yield seed_all(seed)
 
 
