@@ -10,6 +10,7 @@ import pytest
 
 import cause_lite
 from cause_lite.backbones.pretrain import model_card
+from cause_lite.backbones.pretrain_photos import photos_card
 from cause_lite.datasets import scenes
 from cause_lite.lab import studies
 from cause_lite.lab.bench import measure
@@ -27,10 +28,13 @@ def test_the_backbone_matches_its_card():
     assert len(weights) <= 12_000_000
 
 
-@pytest.mark.parametrize("name", ["scenes", "camvid"])
-def test_a_backbones_prose_says_what_its_card_says(name):
+@pytest.mark.parametrize(
+    "name, card, prose",
+    [("scenes", "vit", model_card), ("camvid", "vit", model_card), ("photos", "network", photos_card)],
+)
+def test_a_backbones_prose_says_what_its_card_says(name, card, prose):
     folder = DATA / "backbones" / name
-    assert (folder / "README.md").read_text(encoding="utf-8") == model_card(read_json(folder / "vit.json"))
+    assert (folder / "README.md").read_text(encoding="utf-8") == prose(read_json(folder / f"{card}.json"))
 
 
 def test_no_weights_learned_from_camvid_ship():

@@ -256,7 +256,7 @@ def photos_card(card: dict) -> str:
     )
     rows = "\n".join(
         f"| {name} | https://github.com/{one['repository']} | {about['sources'][name]['kept']:,} | {one['terms']} |"
-        for name, one in card["sources"].items()
+        for name, one in sorted(card["sources"].items())
     )
     steps = config["steps"] + config["cooldown"]
     return f"""# The photos backbone
@@ -273,6 +273,8 @@ centred.
 * **Losses** over wholes and over regions: {early[0]:.2f} and {early[1]:.2f} at first, {late[0]:.2f} and
   {late[1]:.2f} at last; the curve, the whole configuration and the versions are in network.json.
 * **Weights** network.safetensors, half precision, sha256 `{card["sha256"]}`.
+* **Scores** on MSRC and CamVid, beside weaker and stronger backbones: the chapter *What stronger features change*
+  (`book/stronger.md`), drawn from `data/records/photographs-msrc.json` and `photographs-camvid.json`.
 {card.get("note", "")}
 
 | source | address | photographs | terms |

@@ -16,7 +16,11 @@ def fit(
     head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
     seed: int = 0,
     backbone: Annotated[
-        str | None, typer.Option(help="Bundled name, folder, or timm name; the recipe's when left out.")
+        str | None,
+        typer.Option(
+            help="Bundled name (scenes, photos), folder, or timm name; the recipe's when left out. For a folder of "
+            "images that is efficientnet-lite2, which saw ImageNet's class labels; photos saw no label."
+        ),
     ] = None,
     clusters: Annotated[
         int | None,
@@ -106,7 +110,11 @@ def segment(
         list[Path], typer.Argument(help="Photographs of any kind and size up to 100 megapixels, or folders of them.")
     ],
     model: Annotated[
-        str, typer.Option(help="A segmenter that ships (photos, scenes) or a folder that `fit` wrote.")
+        str,
+        typer.Option(
+            help="A segmenter that ships (photos: its backbone saw ImageNet's class labels; scenes: no label) or a "
+            "folder that `fit` wrote."
+        ),
     ] = "photos",
     out: Out = Path("segments"),
     scale: Annotated[

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from cause_lite.backbones.loading import labels_seen
 from cause_lite.lab import ladder, photographs, studies
 from cause_lite.lab.comparison import CAUSE
 from cause_lite.lab.recipes import FOLDER
@@ -148,7 +149,8 @@ def _differences_text(tables: dict[str, pd.DataFrame], rung: str, wanted: tuple[
 def leak_text() -> str:
     """Return gain, leak and loop on the strongest backbone for both data sets, and what they cover, as Markdown."""
     parts = [f"{name}:\n\n{ladder_text(data)}" for data, name in DATA_WORDS.items()]
-    return "\n\n".join([*parts, LADDER_NOTE])
+    seen = f"`{photographs.BACKBONE}` was trained on {labels_seen(photographs.BACKBONE)}."
+    return "\n\n".join([*parts, f"{LADDER_NOTE} {seen}"])
 
 
 def each_backbone_text(difference: str, head: str = "mlp") -> str:
