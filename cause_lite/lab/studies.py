@@ -120,10 +120,11 @@ def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
             changed = {RECIPE: ("The recipe", recipe(data, head))} | ablations(data, head)
             for name, (title, config) in changed.items():
                 config = config.replace({"seed": seed})
-                yield Run(name, title, config, partial(_whole_fit, config), by_device=True)
+                yield Run(name, title, config, partial(whole_fit, config), by_device=True)
 
 
-def _whole_fit(config: FitConfig) -> dict:
+def whole_fit(config: FitConfig) -> dict:
+    """Return the record of a fit of all three steps, scored on validation images; a fit in the cache is taken."""
     start = time.perf_counter()
     return _scored(fitted_segmenter(config), config, start)
 

@@ -13,7 +13,7 @@ import yaml
 
 from cause_lite.backbones.loading import labels_seen
 from cause_lite.lab import ladder, photographs, studies
-from cause_lite.lab.comparison import CAUSE
+from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
 
@@ -82,6 +82,18 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
     return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
+
+
+def agreement_table(data: str) -> pd.DataFrame:
+    """Return what needs no one-to-one matching (see `lab.agreement`), a row an unlabelled arm of the ladder."""
+    rungs = [(rung, arm) for rung in reversed(photographs.LADDER) for arm in (photographs.FEATURE_ARM, "clean")]
+    recorded = studies.read_study(photographs.STUDY, data).values()
+    runs = [run for rung, arm in rungs for run in recorded if run["name"] == photographs.named(arm, rung)]
+    named = [run | {"method": f"{run['method']}, {run['name'].partition('/')[0]}"} for run in runs]
+    table = agreement_summary(named).rename_axis("method").reset_index()
+    return table.set_axis(["method", "many-to-one, %", "NMI", "ARI"], axis=1).round(
+        {"many-to-one, %": 1, "NMI": 3, "ARI": 3}
+    )
 
 
 def thresholds_table(data: str) -> pd.DataFrame:
