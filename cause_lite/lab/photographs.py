@@ -61,6 +61,7 @@ CHOICE = "choice"
 # What each arm is, in words, and the label flow of those with another third step.
 TITLES = {
     "clean": "no label touches the clusters",
+    "crf": "the same, refined by the CRF",
     "head-kmeans": "k-means on the head's output",
     "as-released": "step 3 of the authors' code: labels train the head",
     "detached": "step 3 of the authors' code, labels kept from the head",
@@ -119,7 +120,7 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
 
 
 def _head_runs(data: str, seeds: int, head: str, rung: str) -> Iterator[Run]:
-    on_clean_head: dict[str, Callable[[FitConfig], dict]] = {"clean": _clean, "head-kmeans": _head_kmeans}
+    on_clean_head: dict[str, Callable[[FitConfig], dict]] = {"clean": _clean, "crf": _crf, "head-kmeans": _head_kmeans}
     for seed in range(seeds):
         config = configured(data, head, seed, rung)
         for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
@@ -150,7 +151,7 @@ def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     difference at the same seed, in points) and `_low`, `_high` (its 95 % interval by a paired t test; NaN below three
     seeds).
     """
-    order = [*BASELINES, *SLOW_BASELINES, "clean", "head-kmeans", *FLOWS]
+    order = [*BASELINES, *SLOW_BASELINES, *TITLES]
     arms = {named(name, rung): place for place, name in enumerate(order)}
     records = [record for record in read_study(STUDY, data).values() if record["name"] in arms]
     base = {record["seed"]: record for record in records if record["name"] == named(FEATURE_ARM, rung)}
@@ -218,6 +219,13 @@ def _scored(segmenter: Segmenter, config: FitConfig, start: float, split: str | 
     record = as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start, split=split)
     linear = scores["linear"].unmatched()
     return record | {"linear_miou": round(linear["miou"], 4), "linear_pacc": round(linear["pacc"], 4)}
+
+
+def _crf(config: FitConfig) -> dict:
+    """Return the record of the clean clusters after the dense CRF."""
+    segmenter, start = fitted_segmenter(config), time.perf_counter()
+    refined = score_segmenter(segmenter, config, crf=True)["crf"]
+    return as_record(CAUSE[config.head.kind], config, refined, time.perf_counter() - start)
 
 
 def _head_kmeans(config: FitConfig) -> dict:
