@@ -116,6 +116,12 @@ def test_differences_are_paired_by_seed_and_device():
     assert list(alone["name"]) == ["clean"]
 
 
+def test_scores_of_other_images_are_no_pair():
+    tested = {key: record | {"split": "test"} for key, record in records_of({"clean": [0.0] * 5}).items()}
+    validated = {key: record | {"split": "val"} for key, record in records_of({"other": [1.0] * 5}).items()}
+    assert list(compared(tested | validated, "clean")["name"]) == ["clean"]
+
+
 def test_a_base_is_chosen_by_what_was_run():
     records = records_of({"clean": [0.0] * 3, "detached": [1.0] * 3, "released": [3.0] * 3})
     table = compared(records, lambda name, run: "detached" if name == "released" and "detached" in run else "clean")

@@ -110,7 +110,7 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
     """
     for rung in reversed(LADDER):
         if BASELINE_HEAD in heads:
-            yield from choice_runs(data, rung)
+            yield from choice_runs(data, rung, seeds)
         for head in heads:
             yield from _head_runs(data, seeds, head, rung)
         for seed in range(seeds) if BASELINE_HEAD in heads else ():
@@ -133,15 +133,17 @@ def _head_runs(data: str, seeds: int, head: str, rung: str) -> Iterator[Run]:
             yield Run(named(name, rung), TITLES[name], config, partial(_other_third_step, config))
 
 
-def choice_runs(data: str, rung: str) -> Iterator[Run]:
-    """Yield clean fits of seed 0 with each pair of thresholds, scored on validation photographs."""
-    for kind, pairs in TRIED.items():
-        for high, low in pairs:
-            config = configured(data, BASELINE_HEAD, 0, rung, (kind, high, low))
-            title = f"{kind} {high:g} / {low:g}"
-            yield Run(
-                named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), title, config, partial(_clean, config, CHOICE_SPLIT)
-            )
+def choice_runs(data: str, rung: str, seeds: int) -> Iterator[Run]:
+    """Yield clean fits with each pair of thresholds, scored on validation photographs."""
+    for seed in range(seeds):
+        for kind, pairs in TRIED.items():
+            for high, low in pairs:
+                config, name = (
+                    configured(data, BASELINE_HEAD, seed, rung, (kind, high, low)),
+                    f"{kind}-{high:g}-{low:g}",
+                )
+                work = partial(_clean, config, CHOICE_SPLIT)
+                yield Run(named(f"{CHOICE}-{name}", rung), f"{kind} {high:g} / {low:g}", config, work)
 
 
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def family(differences: Mapping[tuple[str, ...], np.ndarray], names: tuple[str, 
 def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str = "miou") -> pd.DataFrame:
     """Return each run's mean score and its paired difference from its base, a row a method and run.
 
-    A pair has one method, seed and device. Where devices differ in the base, that of the most
+    A pair has one method, seed, device and scored split. Where devices differ in the base, that of the most
     seeds counts; where a seed was run on several devices, the last pair counts. Holm's
     correction spans the differences of the table that have enough seeds for a finding.
 
@@ -142,18 +142,19 @@ def _row(pairs: pd.DataFrame) -> tuple:
 
 
 def _pairs(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str) -> pd.DataFrame:
-    """Return a row a pair: method, name, title, date, seed, score, device, base and difference."""
+    """Return a row a pair: method, name, title, date, seed, score, place, base and difference."""
     frame = pd.DataFrame(records.values())[["method", "name", "title", "seed", "date", score]]
     frame = frame.rename(columns={score: "score"})
-    frame["device"] = [device_of(record) for record in records.values()]
-    names = frame.groupby(["method", "device"])["name"].agg(set)
+    # One word for device and images: what is not equal in both is no pair.
+    frame["place"] = [f"{device_of(record)}, {record.get('split')}" for record in records.values()]
+    names = frame.groupby(["method", "place"])["name"].agg(set)
     frame["base"] = [
-        base(row.name, names[row.method, row.device]) if callable(base) else base
+        base(row.name, names[row.method, row.place]) if callable(base) else base
         for row in frame.itertuples(index=False)
     ]
-    bases = frame[["method", "name", "seed", "device", "score"]]
+    bases = frame[["method", "name", "seed", "place", "score"]]
     pairs = frame.merge(
-        bases.rename(columns={"name": "base", "score": "base_score"}), on=["method", "base", "seed", "device"]
+        bases.rename(columns={"name": "base", "score": "base_score"}), on=["method", "base", "seed", "place"]
     )
     pairs["difference"] = pairs["score"] - pairs["base_score"]
     pairs["pairs"] = pairs.groupby(["method", "name", "base"])["seed"].transform("nunique")

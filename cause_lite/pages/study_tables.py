@@ -99,27 +99,32 @@ def agreement_table(data: str) -> pd.DataFrame:
 def thresholds_table(data: str) -> pd.DataFrame:
     """Return the scores of the thresholds that were tried on validation images, a row a pair, columns by backbone."""
     lines: dict[str, dict[str, str]] = {}
-    for rung, run in _choice_runs(data):
-        line = lines.setdefault(run["title"], {"thresholds": run["title"]})
-        line |= {f"{rung}: {name}, %": f"{run[key]:.1f}" for key, name in (("miou", "mIoU"), ("pacc", "pAcc"))}
-    return pd.DataFrame(lines.values())
+    for (title, rung), part in _choice_runs(data).groupby(["title", "rung"], sort=False):
+        line = lines.setdefault(title, {"thresholds": title})
+        for key, name in (("miou", "mIoU"), ("pacc", "pAcc")):
+            line[f"{rung}: {name}, %"] = with_spread(part[key].mean(), part[key].std())
+        line[f"{rung}: seeds"] = str(len(part))
+    return pd.DataFrame(lines.values()).fillna("not run")
 
 
 def thresholds_text(data: str) -> str:
-    """Return between which mIoU the thresholds that were tried lie, by backbone and kind, as Markdown."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for rung, run in _choice_runs(data):
-        found.setdefault(rung, {}).setdefault(run["title"].split()[0], []).append(run["miou"])
-    return "\n".join(
-        f"* `{rung}`: "
-        + " and ".join(f"{min(scores):.1f} to {max(scores):.1f} mIoU with {kind}s" for kind, scores in kinds.items())
-        for rung, kinds in found.items()
-    )
+    """Return between which mIoU of seed 0 the thresholds that were tried lie, by backbone and kind, as Markdown."""
+    first = _choice_runs(data).query("seed == 0")
+    kinds = first["title"].str.split().str[0]
+    ranges = first.groupby(["rung", kinds], sort=False)["miou"].agg(["min", "max"])
+    lines = []
+    for rung, part in ranges.groupby(level=0, sort=False):
+        told = [
+            f"{low:.1f} to {high:.1f} mIoU with {kind}s" for (_, kind), low, high in part[["min", "max"]].itertuples()
+        ]
+        lines.append(f"* `{rung}`: {' and '.join(told)}")
+    return "\n".join(lines)
 
 
-def _choice_runs(data: str) -> list[tuple[str, dict]]:
-    runs = [(*run["name"].split("/", 1), run) for run in studies.read_study(photographs.STUDY, data).values()]
-    return [(rung, run) for rung, arm, run in runs if arm.startswith(photographs.CHOICE)]
+def _choice_runs(data: str) -> pd.DataFrame:
+    frame = pd.DataFrame(studies.read_study(photographs.STUDY, data).values())
+    frame["rung"], frame["arm"] = frame["name"].str.partition("/")[0], frame["name"].str.partition("/")[2]
+    return frame[frame["arm"].str.startswith(photographs.CHOICE)]
 
 
 def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
