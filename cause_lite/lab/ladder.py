@@ -68,12 +68,14 @@ def differences(part: pd.DataFrame) -> dict[str, pd.Series]:
 def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
     """Return how much larger the clean gain is on the second backbone than on the first, as `statistics.family` does.
 
-    Columns `data` and `score` name each difference, which is paired by seed.
+    Columns `data` and `score` name each difference, which is paired by seed. A data set that lacks one of the two has
+    none.
     """
     found: dict[tuple[str, ...], np.ndarray] = {}
     for data, (score, name) in itertools.product(CENTRES, SCORES.items()):
         lower, higher = (_gains(data, rung, head, score) for rung in rungs)
-        found[data, name] = (higher - lower).dropna().to_numpy()
+        if not (grown := (higher - lower).dropna()).empty:
+            found[data, name] = grown.to_numpy()
     return family(found, ("data", "score"))
 
 
