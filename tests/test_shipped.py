@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 
 import numpy as np
@@ -116,8 +117,9 @@ def test_numbers_in_tables_are_not_typed():
                 assert not re.search(r"\|\s*\d+(\.\d+)?\s*%?\s*\|", line), f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize("study", ["labels", "ablations"])
-@pytest.mark.parametrize("data", ["scenes", "camvid"])
+@pytest.mark.parametrize(
+    "study, data", [*itertools.product(("labels", "ablations"), ("scenes", "camvid")), ("labels", "camvid-early")]
+)
 def test_a_run_is_paired_with_one_of_its_own_device(study, data):
     """A CPU and a GPU give other bits, so a difference between them would not be the setting's alone."""
     records = studies.read_study(study, data)
