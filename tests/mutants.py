@@ -72,7 +72,7 @@ TESTS = {
 # Imported once, before the forks. Nothing of cause_lite is.
 HEAVY = (
     *("accelerate", "beartype", "filelock", "hypothesis", "jaxtyping", "joblib", "lightly.models.utils", "numpy"),
-    *("PIL.Image", "platformdirs", "pooch", "pydantic", "requests", "rich.progress", "safetensors.torch", "scipy.io"),
+    *("PIL.Image", "platformdirs", "pydantic", "requests", "rich.progress", "safetensors.torch", "scipy.io"),
     *("scipy.optimize", "sklearn.cluster", "timm", "torch", "torch._dynamo", "torchvision.transforms.v2"),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+
+import mutants
 import pytest
 
 from cause_lite.lab import concept_seeds, machines
@@ -43,3 +46,8 @@ def test_seed_0_of_the_study_is_what_the_chapters_say():
     for name, value in found.items():
         key = next(key for key in expected if key.endswith(f".{name}"))
         assert value == pytest.approx(expected[key]["value"], abs=expected[key]["tolerance"]), key
+
+
+def test_what_the_run_of_mutants_imports_is_installed():
+    """Its own run takes an hour, so nothing else would notice."""
+    assert [name for name in mutants.HEAVY if importlib.util.find_spec(name) is None] == []
