@@ -333,6 +333,20 @@ def test_a_probes_loss_teaches_the_probe_alone():
     assert vectors.grad is None and linear.classify.weight.grad.any()
 
 
+def test_the_labelled_loss_of_one_label_is_its_cross_entropy():
+    logits, target = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([[-1, 2, -1]])
+    torch.testing.assert_close(labelled_loss(logits, target), F.cross_entropy(logits[0, :, 1], torch.tensor(2)))
+
+
+def test_a_concept_that_stores_nothing_leaves_a_full_bank_as_it_is():
+    bank, generator = ConceptBank(2, 4, capacity=3), torch.Generator().manual_seed(0)
+    bank.update(torch.randn(6, 4, generator=generator), torch.zeros(6, dtype=torch.long), generator)
+    before = bank.vectors.clone()
+    assert bank.filled.tolist() == [3, 0]
+    bank.update(torch.randn(1, 4, generator=generator), torch.zeros(1, dtype=torch.long), generator)
+    assert torch.equal(bank.vectors, before) and bank.filled.tolist() == [3, 0]
+
+
 @pytest.mark.parametrize("shape", [(7,), (2, 5), (2, 3, 4)])
 def test_the_labelled_loss_is_the_mean_over_what_is_labelled(shape):
     logits = random(shape[0], 5, *shape[1:]).requires_grad_()
