@@ -6,6 +6,7 @@ import importlib.util
 
 import mutants
 import pytest
+import yaml
 
 from cause_lite.lab import concept_seeds, machines
 from cause_lite.runtime.files import UserError, project_dir, read_json
@@ -51,3 +52,9 @@ def test_seed_0_of_the_study_is_what_the_chapters_say():
 def test_what_the_run_of_mutants_imports_is_installed():
     """Its own run takes an hour, so nothing else would notice."""
     assert [name for name in mutants.HEAVY if importlib.util.find_spec(name) is None] == []
+
+
+def test_every_equivalent_mutant_has_a_reason():
+    listed = yaml.safe_load(mutants.EQUIVALENT.read_text(encoding="utf-8"))
+    assert listed and all(set(one) == {"module", "before", "after", "reason"} for one in listed)
+    assert {one["module"] for one in listed} <= mutants.TESTS.keys()
