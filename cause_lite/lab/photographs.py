@@ -61,7 +61,7 @@ CHOICE = "choice"
 # What each arm is, in words, and the label flow of those with another third step.
 TITLES = {
     "clean": "no label touches the clusters",
-    "crf": "the same, refined by the CRF",
+    "crf": "no label touches the clusters, refined by the CRF",
     "head-kmeans": "k-means on the head's output",
     "as-released": "step 3 of the authors' code: labels train the head",
     "detached": "step 3 of the authors' code, labels kept from the head",
