@@ -1,4 +1,4 @@
-"""What the seed and the machine do to numbers: the studies' runs, and what their summaries say."""
+"""Studies of what the seed and the machine do to numbers, and what the run of mutants needs to start."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_seed_0_of_the_study_is_what_the_chapters_say():
 
 
 def test_what_the_run_of_mutants_imports_is_installed():
-    """Its own run takes an hour, so nothing else would notice."""
+    """No check runs it, so nothing else would notice."""
     assert [name for name in mutants.HEAVY if importlib.util.find_spec(name) is None] == []
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from cause_lite.datasets.archives import Archive, fetch_archive
 from cause_lite.datasets.folders import read_photograph
 from cause_lite.datasets.images import LazyRows, Squaring
+from cause_lite.datasets.picture_files import IMAGE_ENDS
 from cause_lite.datasets.split import Split
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, locked, read_json, write_json, write_whole
 from cause_lite.runtime.progress import track
@@ -33,7 +34,6 @@ SHOWN = 4  # and up to which a photograph is taken for one of an evaluation set
 FITTED = {"bsds500": 1, "imagenet-sample": 4}  # of which sources a segmenter is fitted on one file in so many
 CLUSTERS = 27  # that it finds; as many as COCO-Stuff has coarse classes
 EVALUATION = ("MSRC/Images/*", "CamVid/train/*", "CamVid/val/*", "CamVid/test/*")  # where photographs of them lie
-EVALUATION_ENDS = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ def evaluation_hashes() -> np.ndarray:
 
 
 def evaluation_files() -> list[Path]:
-    """Return the photographs of MSRC and CamVid that lie on this machine, in any format that their loaders read."""
+    """Return the photographs of MSRC and CamVid that lie on this machine, in any format that is read."""
     found = (path for pattern in EVALUATION for path in data_dir().glob(pattern))
-    return sorted(path for path in found if path.suffix.lower() in EVALUATION_ENDS)
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_ENDS)
 
 
 def prepare(say: Callable[[str], None]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime.device import choose_device
 from cause_lite.runtime.randomness import seed_all, state_kept
-from cause_lite.runtime.variables import environment_variables
+from cause_lite.runtime.variables import empty_cache
 from cause_lite.steps import fit_head
 from cause_lite.train import Fitted, fit
 
@@ -159,13 +158,6 @@ def contrast() -> Iterator[dict]:
         yield from compare_loads(f"{name}, its matrix products alone", ours, products.replay(), 3)
         if capacity <= 20:
             yield from compare_loads(f"{name}, as released", ours, sides.as_released(capacity), 1)
-
-
-@contextmanager
-def empty_cache() -> Iterator[None]:
-    """Let the cache be an empty folder within the block."""
-    with tempfile.TemporaryDirectory() as folder, environment_variables(CAUSE_CACHE=folder):
-        yield
 
 
 def sized_as_vit_s8() -> Backbone:

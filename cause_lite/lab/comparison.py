@@ -84,6 +84,12 @@ def as_record(
         "pacc": round(scores["pacc"], 4),
         "iou": [None if np.isnan(v) else round(100 * float(v), 3) for v in scores["iou"]],
         "confusion": metrics.confusion.tolist(),
+    } | origin(config, seconds)
+
+
+def origin(config: FitConfig, seconds: float) -> dict:
+    """Return what every record says of how it came about: settings, commit, environment, date and seconds."""
+    return {
         "seconds": round(seconds, 1),
         "config": config.model_dump(),
         "config_hash": provenance.config_hash(config),

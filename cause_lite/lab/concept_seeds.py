@@ -23,6 +23,7 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import load_split
 from cause_lite.initialise import initial_codebook
 from cause_lite.lab.baselines import nearest
+from cause_lite.lab.comparison import origin
 from cause_lite.lab.diagnostics import concept_counts, concept_purity, positive_agreement
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.runs import label_maps
@@ -31,7 +32,6 @@ from cause_lite.loop import Session
 from cause_lite.mediator import quantize
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import patch_labels
-from cause_lite.runtime import provenance
 from cause_lite.runtime.files import UserError
 from cause_lite.steps import fit_clusterbook
 
@@ -77,13 +77,7 @@ def _record(config: FitConfig) -> dict:
         "split": "val",
         "seed": config.seed,
         "values": {name: round(value, 4) for name, value in values.items()},
-        "seconds": round(time.perf_counter() - start, 1),
-        "config": config.model_dump(),
-        "config_hash": provenance.config_hash(config),
-        "commit": provenance.commit(),
-        "environment": provenance.environment(),
-        "date": provenance.now(),
-    }
+    } | origin(config, time.perf_counter() - start)
 
 
 def measured(config: FitConfig) -> dict[str, float]:
@@ -97,16 +91,15 @@ def measured(config: FitConfig) -> dict[str, float]:
 
 def _of_codebooks(config: FitConfig, train: PatchStore, features: Tensor, labels: np.ndarray) -> dict[str, float]:
     few = config.replace(FEW)
-    fitted = {name: _fitted(train, c) for name, c in (("recipe", config), ("few", few))}
-    released = _fitted(train, config.replace(AS_RELEASED))
+    ours, released = _fitted(train, config), _fitted(train, config.replace(AS_RELEASED))
     codebooks = {
         "patches": initial_codebook(train, few, torch.Generator().manual_seed(config.seed)),
-        "modularity": fitted["few"],
+        "modularity": _fitted(train, few),
         "kmeans": patch_kmeans(train, few.clusterbook.concepts, seed=config.seed),
     }
-    index = quantize(features, fitted["recipe"])[1]
-    counts = concept_counts(index, labels, len(fitted["recipe"]))
-    precision, recall = positive_agreement(counts, fitted["recipe"], config.head.positive_threshold)
+    index = quantize(features, ours)[1]
+    counts = concept_counts(index, labels, len(ours))
+    precision, recall = positive_agreement(counts, ours, config.head.positive_threshold)
     return {
         "used": float(len(index.unique())),
         "used_as_released": float(len(quantize(features, released)[1].unique())),
@@ -127,8 +120,8 @@ def _of_groups(config: FitConfig, train: PatchStore, features: Tensor, labels: n
         centres = patch_kmeans(train, count, seed=config.seed, sample=GROUPED)
         groups = nearest(unit, centres).view(len(features), -1)
         metrics = ClusterMetrics(int(truth.max()) + 1, count)
-        metrics.update(groups, truth.flatten(1))
+        metrics.update(groups, truth)
         held = concept_counts(groups, labels, count)
         values[f"fine_at_{count}"] = metrics.compute()["pacc"]
         values[f"purity_at_{count}"] = 100 * float(held.amax(1).sum() / held.sum())
-    return {name: float(np.asarray(value)) for name, value in values.items()}
+    return values

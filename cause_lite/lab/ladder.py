@@ -47,11 +47,7 @@ def ladder(data: str, head: str = "mlp", score: str = "miou") -> pd.DataFrame:
         not run has itself as `base`.
     """
     places = {named(arm, rung): (rung, arm) for rung in LADDER for arm in ARMS}
-    records = {
-        key: record | {"method": CAUSE[head]}  # an arm without a head is compared with either
-        for key, record in read_study(STUDY, data).items()
-        if record["name"] in places and (record["method"] == CAUSE[head] or record["method"] not in CAUSE.values())
-    }
+    records = {key: record for key, record in _of_head(data, head).items() if record["name"] in places}
     table = compared(records, _base, score).set_index("name", drop=False)
     fitted = {rung for rung in LADDER if named("clean", rung) in table.index}
     table = table.loc[[name for name, (rung, _) in places.items() if name in table.index and rung in fitted]]
@@ -104,10 +100,18 @@ def ahead(records: Iterable[dict], others: Iterable[dict]) -> tuple[Estimate, in
 
 def lacking(data: str, head: str = "mlp") -> dict[str, list[str]]:
     """Return the backbones on which an arm has fewer seeds than a finding needs, by the arm; each has some."""
-    recorded = read_study(STUDY, data).values()
-    seeds = Counter(r["name"] for r in recorded if r["method"] == CAUSE[head] or r["method"] not in CAUSE.values())
+    seeds = Counter(record["name"] for record in _of_head(data, head).values())
     rungs = {arm: [rung for rung in LADDER if seeds[named(arm, rung)] < SEEDS_FOR_FINDING] for arm in ARMS}
     return {arm: few for arm, few in rungs.items() if few}
+
+
+def _of_head(data: str, head: str) -> dict[str, dict]:
+    """Return the records of a head; those of methods without one are compared with either, and count as its own."""
+    return {
+        key: record | {"method": CAUSE[head]}
+        for key, record in read_study(STUDY, data).items()
+        if record["method"] == CAUSE[head] or record["method"] not in CAUSE.values()
+    }
 
 
 def _base(name: str, recorded: set[str]) -> str:

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 from cause_lite.config import FitConfig
-from cause_lite.lab.bench_lines import empty_cache
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.studies import Run, read_study, whole_fit
+from cause_lite.runtime.variables import empty_cache
 
 STUDY = "machines"
 

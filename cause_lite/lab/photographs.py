@@ -138,12 +138,9 @@ def choice_runs(data: str, rung: str, seeds: int) -> Iterator[Run]:
     for seed in range(seeds):
         for kind, pairs in TRIED.items():
             for high, low in pairs:
-                config, name = (
-                    configured(data, BASELINE_HEAD, seed, rung, (kind, high, low)),
-                    f"{kind}-{high:g}-{low:g}",
-                )
-                work = partial(_clean, config, CHOICE_SPLIT)
-                yield Run(named(f"{CHOICE}-{name}", rung), f"{kind} {high:g} / {low:g}", config, work)
+                config = configured(data, BASELINE_HEAD, seed, rung, (kind, high, low))
+                name, title = named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), f"{kind} {high:g} / {low:g}"
+                yield Run(name, title, config, partial(_clean, config, CHOICE_SPLIT))
 
 
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:

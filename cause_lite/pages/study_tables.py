@@ -16,6 +16,7 @@ from cause_lite.lab import ladder, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
+from cause_lite.pages.headlines import record
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
@@ -86,11 +87,14 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
 
 def agreement_table(data: str) -> pd.DataFrame:
     """Return what needs no one-to-one matching (see `lab.agreement`), a row an unlabelled arm of the ladder."""
-    rungs = [(rung, arm) for rung in reversed(photographs.LADDER) for arm in (photographs.FEATURE_ARM, "clean")]
     recorded = studies.read_study(photographs.STUDY, data).values()
-    runs = [run for rung, arm in rungs for run in recorded if run["name"] == photographs.named(arm, rung)]
-    named = [run | {"method": f"{run['method']}, {run['name'].partition('/')[0]}"} for run in runs]
-    table = agreement_summary(named).rename_axis("method").reset_index()
+    runs = [
+        run | {"method": f"{run['method']}, {rung}"}
+        for rung, arm in itertools.product(reversed(photographs.LADDER), (photographs.FEATURE_ARM, "clean"))
+        for run in recorded
+        if run["name"] == photographs.named(arm, rung)
+    ]
+    table = agreement_summary(runs).rename_axis("method").reset_index()
     return table.set_axis(["method", "many-to-one, %", "NMI", "ARI"], axis=1).round(
         {"many-to-one, %": 1, "NMI": 3, "ARI": 3}
     )
@@ -123,7 +127,7 @@ def thresholds_text(data: str) -> str:
 
 def _choice_runs(data: str) -> pd.DataFrame:
     frame = pd.DataFrame(studies.read_study(photographs.STUDY, data).values())
-    frame["rung"], frame["arm"] = frame["name"].str.partition("/")[0], frame["name"].str.partition("/")[2]
+    frame[["rung", "arm"]] = frame["name"].str.split("/", n=1, expand=True)
     return frame[frame["arm"].str.startswith(photographs.CHOICE)]
 
 
@@ -227,6 +231,14 @@ def gains_text(gains: dict[str, pd.DataFrame]) -> str:
         told = [f"{with_interval(row)} {score} ({verdict(row)})" for score, row in zip(gains, pairs, strict=True)]
         lines.append(f"* {pairs[0].method} against {pairs[0].base}: {' and '.join(told)}.")
     return "\n".join([*lines, "", INTERVALS])
+
+
+def record_gains(data: str, gains: dict[str, pd.DataFrame], keys: dict[str, str], config: object) -> None:
+    """Record the differences of `comparison.gains`, by score, as headline numbers; `keys` shortens the methods."""
+    for score, rows in gains.items():
+        for row in _rows(rows):
+            name = f"{data}.{keys[row.method]}_over_{keys[row.base]}_{score.split()[-1].lower()}"
+            record(name, row.difference, config=config, kind="difference")
 
 
 def findings(table: pd.DataFrame, unit: str = "mIoU") -> list[str]:

@@ -1,8 +1,9 @@
-"""Set environment variables for a while."""
+"""Set environment variables for a while: any, or that of the cache."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,3 +21,10 @@ def environment_variables(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Let the cache be an empty folder within the block."""
+    with tempfile.TemporaryDirectory() as folder, environment_variables(CAUSE_CACHE=folder):
+        yield
