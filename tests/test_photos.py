@@ -12,10 +12,12 @@ from PIL import Image
 
 from cause_lite import datasets
 from cause_lite.backbones import load_backbone, pretrain_photos
+from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Regions, Wholes
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Cut, Views
 from cause_lite.datasets import photos
-from cause_lite.runtime.files import UserError
+from cause_lite.lab import objectives
+from cause_lite.runtime.files import UserError, read_json
 
 TINY = pretrain_photos.PhotosConfig(
     steps=2, cooldown=1, channels=(8, 8, 8, 8), batch=4, hidden=16, projection=8, regions=3, warmup=2
@@ -141,3 +143,41 @@ def test_a_damaged_network_is_named(packed, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name):
         load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [Wholes, Regions, DistilledWholes, Distilled])
+def test_other_objectives_train_resume_and_export(packed, tmp_path, kind):
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), stopped, CPU, kind=kind)
+    for folder in (stopped, whole):
+        pretrain_photos.pretrain_and_export_photos(TINY, folder, "cpu", kind)
+    assert (stopped / "network.safetensors").read_bytes() == (whole / "network.safetensors").read_bytes()
+    assert read_json(whole / "network.json")["objective"] == kind.objective
+
+
+def test_a_teacher_follows_its_student_and_gets_no_gradient(packed):
+    run = Distilled(packed, TINY, CPU)
+    heads = [(run.whole, run.whole_teacher), (run.parts, run.parts_teacher)]
+    before = [[value.clone() for value in teacher.parameters()] for _, teacher in heads]
+    run.advance()
+    for (student, teacher), old in zip(heads, before, strict=True):
+        for new, held, followed in zip(student.parameters(), old, teacher.parameters(), strict=True):
+            assert torch.allclose(followed, TINY.average * held + (1 - TINY.average) * new, atol=1e-7)
+            assert not followed.requires_grad
+    assert any(not torch.equal(a, b) for a, b in zip(before[0], heads[0][1].parameters(), strict=True))
+
+
+def test_the_part_that_an_objective_leaves_out_moves_nothing_by_its_gradient(packed):
+    for kind, left_out in ((Wholes, "parts"), (Regions, "whole")):
+        run = kind(packed, TINY, CPU)
+        run.advance()
+        assert all(value.grad is None for value in getattr(run, left_out).parameters())
+
+
+def test_the_study_of_objectives_names_its_data_and_keeps_the_pixels():
+    with pytest.raises(UserError, match="study objectives: no data set 'scenes'"):
+        list(objectives.objective_runs("scenes", 1))
+    runs = list(objectives.objective_runs("msrc", 3))
+    assert len(runs) == (3 + 1) * (len(objectives.TRIALS) + 1) and len({run.key for run in runs}) == len(runs)
+    pixels = [dataclasses.replace(objectives.LENGTH, **trial.changes) for trial in objectives.TRIALS.values()]
+    assert all(one.batch * one.crop**2 == pytest.approx(128 * 64**2, rel=0.01) for one in pixels)

@@ -4,7 +4,7 @@ Begin with `load_backbone` in `loading`, which finds a backbone by name, folder 
 share, `vit` and `convolutional` are the two kinds, `released` reads files that timm does not know, and `positions`
 resizes position embeddings. `feature_store` keeps the features of many images on disk, `kmeans` clusters them.
 `pretrain` makes a ViT from unlabelled images, `pretrain_photos` a ResNet from photographs, with `photo_views` and
-`photo_regions`.
+`photo_regions`; `photo_objectives` are others that it could learn from.
 """
 
 from cause_lite.backbones.backbone import Backbone

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from lightly.loss import NTXentLoss
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
 from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.photo_regions import pooled, regions_of
-from cause_lite.backbones.photo_views import Views
+from cause_lite.backbones.photo_views import Cut, Views
 from cause_lite.backbones.pretrain import spot_contrast
 from cause_lite.datasets import photos
 from cause_lite.datasets.photos import Photos
@@ -38,7 +38,6 @@ from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
-HELD = ("network", "average", "whole", "parts", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,23 @@ class PhotosConfig:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Two views of each of B photographs, stacked (2B, 3, h, h), regions (B, K, S, S), and where the views were cut."""
+
+    views: Tensor
+    regions: Tensor
+    cuts: list[Cut]
+
+
 class PhotoPretraining:
-    """Network, moving average, projections and optimiser; resumable after any step, on any device."""
+    """Network, moving average, projections and optimiser; resumable after any step, on any device.
+
+    A subclass may have other projections and losses (see `photo_objectives`).
+    """
+
+    held: ClassVar[tuple[str, ...]] = ("network", "average", "whole", "parts", "optimizer")  # what a state holds
+    objective: ClassVar[str] = "contrast of wholes and of regions"
 
     def __init__(self, pool: Photos, config: PhotosConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)  # timm and lightly draw their initial weights from the global state
@@ -82,13 +96,18 @@ class PhotoPretraining:
         self.network = place(resnet(config, config.levels), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         widths = widths_of(self.network)
-        self.whole = SimCLRProjectionHead(widths[-1], config.hidden, config.projection).to(device)
-        self.parts = SimCLRProjectionHead(sum(widths), config.hidden, config.projection).to(device)
-        self.nt_xent = NTXentLoss(config.temperature)
+        self.project(widths[-1], sum(widths))
         weights = [p for part in (self.network, self.whole, self.parts) for p in part.parameters()]
         self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float, float]] = []
+
+    def project(self, whole: int, parts: int) -> None:
+        """Set the projections of a whole view and of a region, whose features have these widths."""
+        config = self.config
+        self.whole: nn.Module = SimCLRProjectionHead(whole, config.hidden, config.projection).to(self.device)
+        self.parts: nn.Module = SimCLRProjectionHead(parts, config.hidden, config.projection).to(self.device)
+        self.nt_xent = NTXentLoss(config.temperature)
 
     def advance(self) -> tuple[float, float]:
         """One step of training; returns the losses over wholes and over regions."""
@@ -100,7 +119,7 @@ class PhotoPretraining:
         (whole + part).backward()
         nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.clip)
         self.optimizer.step()
-        self._follow()
+        self.follow()
         self.step += 1
         losses = whole.item(), part.item()
         self.seconds += time.perf_counter() - start
@@ -108,20 +127,36 @@ class PhotoPretraining:
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """Return the losses over wholes and over regions of this step's batch."""
-        config = self.config
-        pictures, views, cuts = self.views.draw(self.step, config.batch)
+        wholes, rows, photograph = self.described(self.network, self.seen())
+        return self.contrast_of_wholes(wholes), self.contrast_of_regions(rows, photograph)
+
+    def seen(self) -> Seen:
+        """Draw this step's views, and the regions of their photographs."""
+        pictures, views, cuts = self.views.draw(self.step, self.config.batch)
         both = normalised(torch.cat(views)).contiguous(memory_format=torch.channels_last)
+        return Seen(both, regions_of(pictures, self.config.regions, self.views.generator), cuts)
+
+    def described(self, network: nn.Module, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features of wholes (2B, C), those of regions in both (2M, sum of C), and their photographs (M,)."""
         with autocast(self.precision, self.device):
-            maps = self.network(both)
-            first, second = self.whole(maps[-1].mean((2, 3))).float().chunk(2)
-        regions = regions_of(pictures, config.regions, self.views.generator)
-        rows, photograph = pooled([level.float() for level in maps], regions, cuts)
+            maps = network(seen.views)
+            wholes = maps[-1].mean((2, 3))
+        return wholes, *pooled([level.float() for level in maps], seen.regions, seen.cuts)
+
+    def contrast_of_wholes(self, wholes: Tensor) -> Tensor:
+        """Return NT-Xent of the views' projections (arXiv 2002.05709)."""
+        with autocast(self.precision, self.device):
+            first, second = self.whole(wholes).float().chunk(2)
+        return self.nt_xent(first, second)
+
+    def contrast_of_regions(self, rows: Tensor, photograph: Tensor) -> Tensor:
+        """Return InfoNCE of the regions' projections, without negatives of the same photograph (M,)."""
         with autocast(self.precision, self.device):
             here, there = self.parts(rows).float().chunk(2)
-        return self.nt_xent(first, second), spot_contrast(here, there, photograph, config.region_temperature)
+        return spot_contrast(here, there, photograph, self.config.region_temperature)
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Move the average towards the weights and the normalisation's statistics, faster in the first steps."""
         decay = min(self.config.average, (self.step + 1) / (self.step + 10))
         current = self.network.state_dict()
@@ -133,14 +168,14 @@ class PhotoPretraining:
 
     def state(self) -> dict:
         """Return everything that a later run needs to go on."""
-        held = {name: getattr(self, name).state_dict() for name in HELD}
+        held = {name: getattr(self, name).state_dict() for name in self.held}
         return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
         state = cast(dict, read_torch(path))
         try:
-            for name in HELD:
+            for name in self.held:
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -169,14 +204,19 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def pretrain(
-    pool: Photos, config: PhotosConfig, folder: Path, device: torch.device, save_every: int = 50
+    pool: Photos,
+    config: PhotosConfig,
+    folder: Path,
+    device: torch.device,
+    save_every: int = 50,
+    kind: type[PhotoPretraining] = PhotoPretraining,
 ) -> PhotoPretraining:
     """Train to the end of the branch, going on from what lies in `folder`.
 
     `pretrain.pt` is the run at the constant rate, `cooldown-STEPS.pt` its branch after so many steps. Raises UserError
     when the run that lies there is longer than the one asked for, or of another recipe.
     """
-    run = PhotoPretraining(pool, config, device)
+    run = kind(pool, config, device)
     main, branch = (Path(folder) / name for name in ("pretrain.pt", f"cooldown-{config.steps}.pt"))
     if branch.exists():
         run.resume(branch)
@@ -196,10 +236,12 @@ def pretrain(
     return run
 
 
-def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str = "auto") -> None:
+def pretrain_and_export_photos(
+    config: PhotosConfig, folder: Path, device: str = "auto", kind: type[PhotoPretraining] = PhotoPretraining
+) -> None:
     """Pre-train on the packed photographs and write network.safetensors, network.json and README.md."""
     pool, at = photos.load(), choose_device(device)
-    run = pretrain(pool, config, folder, at)
+    run = pretrain(pool, config, folder, at, kind=kind)
     network = place(resnet(config, config.joined), at)
     network.load_state_dict(run.average.state_dict())
     centre = mean_feature(network, pool)
@@ -213,6 +255,7 @@ def pretrain_and_export_photos(config: PhotosConfig, folder: Path, device: str =
         "patch": 8,
         "shrink": 1,
         "architecture": {"model": "resnet18", "levels": config.joined, "reflect": True, "options": options},
+        "objective": run.objective,
         "config": asdict(config),
         "config_hash": config_hash(config),
         "seconds": round(run.seconds),

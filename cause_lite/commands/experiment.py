@@ -136,18 +136,20 @@ def study(
         str,
         typer.Argument(
             help="ablations; labels: what they touch; photographs: stronger features; backbones: their seed; "
-            "concepts: the seed of numbers in chapters; machines: processor and threads of this process."
+            "concepts: the seed of numbers in chapters; machines: processor and threads of this process; "
+            "objectives: short pre-trainings on photographs."
         ),
     ],
     data: Annotated[
-        str, typer.Argument(help="scenes or camvid; photographs: msrc or camvid; backbones, concepts: scenes.")
+        str,
+        typer.Argument(help="scenes or camvid; photographs, objectives: msrc or camvid; backbones, concepts: scenes."),
     ],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
     heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
     only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite.lab import backbone_seeds, concept_seeds, machines, photographs, studies
+    from cause_lite.lab import backbone_seeds, concept_seeds, machines, objectives, photographs, studies
 
     kinds = {
         "ablations": studies.ablation_runs,
@@ -156,6 +158,7 @@ def study(
         backbone_seeds.STUDY: backbone_seeds.backbone_runs,
         concept_seeds.STUDY: concept_seeds.concept_runs,
         machines.STUDY: machines.machine_runs,
+        objectives.STUDY: objectives.objective_runs,
     }
     if name not in kinds:
         raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
@@ -168,6 +171,7 @@ def study(
         backbone_seeds.STUDY: lambda: backbone_seeds.deviations(studies.read_study(name, data)),
         concept_seeds.STUDY: lambda: concept_seeds.summary(data),
         machines.STUDY: lambda: machines.moves(data),
+        objectives.STUDY: lambda: objectives.summary(data),
     }
     summary = summaries.get(name, lambda: studies.effects(name, data).drop(columns="title"))
     console.print(summary().round(2).to_string())

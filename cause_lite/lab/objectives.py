@@ -1,0 +1,112 @@
+"""What a backbone of photographs should learn from: short pre-trainings with other objectives and crops.
+
+Each trial sees as many pixels as the others, in as many steps, from the same seed. It is scored on validation
+photographs by k-means and by a logistic regression on its features; no clusters of CAUSE are fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from cause_lite.backbones.loading import bundled_dir, pretrained_dir
+from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Regions, Wholes
+from cause_lite.backbones.pretrain_photos import PhotoPretraining, PhotosConfig, pretrain_and_export_photos
+from cause_lite.config import FitConfig
+from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
+from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, configured
+from cause_lite.lab.recipes import HEADS
+from cause_lite.lab.runs import load_evaluation, load_training
+from cause_lite.lab.studies import STUDY_SPLIT, Run, read_study
+from cause_lite.runtime.files import UserError, read_json
+
+STUDY = "objectives"
+LENGTH = PhotosConfig(steps=240, cooldown=60)  # of each trial: minutes on one core
+SHIPPED = "photos"  # the same objective as the first trial, trained longer
+METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to learn: the objective, and what it changes in the recipe, such as `crop`."""
+
+    title: str
+    kind: type[PhotoPretraining] = PhotoPretraining
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def with_crops(side: int) -> dict[str, int]:
+    """Return the changes for crops of another side, in a batch of about as many pixels."""
+    return {"crop": side, "batch": round(LENGTH.batch * (LENGTH.crop / side) ** 2)}
+
+
+TRIALS = {
+    "contrast": Trial(PhotoPretraining.objective),
+    **{f"{kind.__name__.lower()}": Trial(kind.objective, kind) for kind in (Wholes, Regions, Distilled)},
+    "mixed": Trial(DistilledWholes.objective, DistilledWholes),
+    **{f"crops-{side}": Trial(f"the first, crops of {side} pixels", changes=with_crops(side)) for side in (48, 96)},
+}
+
+
+def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
+    """Yield k-means for each seed, and one logistic regression, on each trial's backbone and on the one that ships.
+
+    Raises
+    ------
+    UserError
+        For a data set other than msrc and camvid.
+    """
+    if data not in CENTRES:
+        raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
+    for trial in (*TRIALS, SHIPPED):
+        title = TRIALS[trial].title if trial in TRIALS else "the first, as it ships"
+        for method, count in (("kmeans", seeds), ("logistic", 1)):
+            for seed in range(count):
+                base = configured(data, BASELINE_HEAD, seed)
+                config = base.replace({"backbone": f"{name_of(trial)}?{CENTRES[data]}"})
+                yield Run(f"{trial}/{method}", title, config, partial(_scored, config, trial, METHODS[method]))
+
+
+def name_of(trial: str) -> str:
+    """Return the name under which `load_backbone` finds a trial's backbone."""
+    return trial if trial == SHIPPED else f"photos-trial-{trial}"
+
+
+def made(trial: str) -> None:
+    """Pre-train the backbone of a trial unless it lies in the cache; cut off, it goes on from its last steps."""
+    folder = pretrained_dir(name_of(trial))
+    if trial != SHIPPED and not (folder / "network.json").exists():
+        one = TRIALS[trial]
+        pretrain_and_export_photos(replace(LENGTH, **one.changes), folder, "cpu", one.kind)
+
+
+def summary(data: str) -> pd.DataFrame:
+    """Return the trials of a data set, a row each: `title`, `minutes` of pre-training, and scores in percent.
+
+    The scores are `kmeans_miou` and `kmeans_pacc` (means over seeds, with `_std`, the sample standard deviation),
+    `logistic_miou` and `logistic_pacc`.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for record in read_study(STUDY, data).values():
+        trial, _, method = record["name"].partition("/")
+        minutes = record["pretraining"]["seconds"] / 60
+        row = rows.setdefault(trial, {"title": record["title"], "minutes": minutes})
+        for score in ("miou", "pacc"):
+            row.setdefault(f"{method}_{score}", []).append(record[score])
+    for row in rows.values():
+        for key, values in [(key, pd.Series(value)) for key, value in row.items() if isinstance(value, list)]:
+            row |= {key: values.mean(), f"{key}_std": values.std()}
+    return pd.DataFrame(rows).T
+
+
+def _scored(config: FitConfig, trial: str, method: str) -> dict:
+    made(trial)
+    folder = bundled_dir() / SHIPPED if trial == SHIPPED else pretrained_dir(name_of(trial))
+    card = read_json(folder / "network.json")
+    train, val = load_training(config), load_evaluation(config, STUDY_SPLIT)
+    trained = {key: card[key] for key in ("config", "seconds", "sha256")}
+    return next(baseline_records(config, train, val, (method,))) | {"pretraining": trained}
