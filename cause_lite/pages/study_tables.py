@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from cause_lite.backbones.loading import labels_seen
-from cause_lite.lab import ladder, photographs, studies
+from cause_lite.lab import ladder, objectives, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
@@ -195,6 +195,24 @@ def lacking_text() -> str:
             none = lacking.get("clean") == EVERYWHERE
             lines.append(f"* {name}, {method}: {'nothing was run with this head' if none else told}")
     return "\n".join(lines)
+
+
+def objectives_table() -> pd.DataFrame:
+    """Return the short pre-trainings on photographs, a row each; cells with two numbers are mIoU / pAcc in percent."""
+    columns: dict[str, pd.Series] = {}
+    for data in DATA_WORDS:
+        table = objectives.summary(data)
+        columns = {"learns by": table["title"], "minutes": table["minutes"].round(0).astype(int)} | columns
+        for method, title in (("kmeans", "k-means"), ("logistic", "labels")):
+            means, deviations = (table[[f"{method}_{s}{end}" for s in ("miou", "pacc")]] for end in ("", "_std"))
+            columns[f"{data}, {title}"] = pd.Series(
+                [
+                    " / ".join(map(with_spread, mean, deviation))
+                    for mean, deviation in zip(means.to_numpy(), deviations.to_numpy(), strict=True)
+                ],
+                table.index,
+            )
+    return pd.DataFrame(columns)
 
 
 def _rungs(rungs: list[str]) -> str:
