@@ -180,9 +180,9 @@ def table(data: str, rung: str = BACKBONE) -> pd.DataFrame:
             spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
             line[f"{name}, %"] = f"{row[score]:.1f}{spread}"
             low, high = row[f"{score}_low"], row[f"{score}_high"]
-            interval = "" if np.isnan(low) or low == high else f" ({low:+.1f} to {high:+.1f})"
+            interval = "" if np.isnan(low) or low == high else f" ({low:+z.1f} to {high:+z.1f})"
             line[f"gain, {name}"] = (
-                "" if row["arm"] == named(FEATURE_ARM, rung) else f"{row[f'{score}_gain']:+.1f}{interval}"
+                "" if row["arm"] == named(FEATURE_ARM, rung) else f"{row[f'{score}_gain']:+z.1f}{interval}"
             )
         rows.append(line | {"seeds": row["seeds"]})
     return pd.DataFrame(rows)

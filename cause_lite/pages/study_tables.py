@@ -50,8 +50,8 @@ def with_interval(row: Any) -> str:
         spread = f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
     else:
         few = "" if row.seeds >= SEEDS_FOR_FINDING else f", {row.seeds} seeds"
-        spread = f"({row.low:+.1f} to {row.high:+.1f}{few})"
-    return f"{row.difference:+.1f} " + spread.replace(" ", NO_BREAK) + ("*" if row.finding else "")
+        spread = f"({row.low:+z.1f} to {row.high:+z.1f}{few})"
+    return f"{row.difference:+z.1f} " + spread.replace(" ", NO_BREAK) + ("*" if row.finding else "")
 
 
 def verdict(row: Any) -> str:
@@ -82,7 +82,17 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
     table = photographs.table(data, rung)
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
-    return pd.DataFrame({"method": runs} | {name: table[name].tolist() for name in table.columns[2:]})
+    told = {name: [_in_one_piece(cell) for cell in table[name]] for name in table.columns[2:]}
+    return pd.DataFrame({"method": runs} | told)
+
+
+def _in_one_piece(cell: Any) -> Any:
+    """Return a cell whose `mean ± spread`, or whose interval, is not broken across lines."""
+    if not isinstance(cell, str):
+        return cell
+    return re.sub(
+        r"\(.*?\)", lambda found: found[0].replace(" ", NO_BREAK), cell.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}")
+    )
 
 
 def agreement_table(data: str) -> pd.DataFrame:
