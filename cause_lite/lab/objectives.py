@@ -26,7 +26,8 @@ from cause_lite.runtime.files import UserError, read_json
 
 STUDY = "objectives"
 LENGTH = PhotosConfig(steps=240, cooldown=60)  # of each trial: minutes on one core
-SHIPPED = "photos"  # the same objective as the first trial, trained longer
+FIRST = "contrast"  # the recipe of the backbone that ships
+SHIPPED = "photos"  # that backbone: the first trial's recipe, trained longer
 METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
@@ -45,10 +46,10 @@ def with_crops(side: int) -> dict[str, int]:
 
 
 TRIALS = {
-    "contrast": Trial(PhotoPretraining.objective),
+    FIRST: Trial(PhotoPretraining.objective),
     **{f"{kind.__name__.lower()}": Trial(kind.objective, kind) for kind in (Wholes, Regions, Distilled)},
     "mixed": Trial(DistilledWholes.objective, DistilledWholes),
-    **{f"crops-{side}": Trial(f"the first, crops of {side} pixels", changes=with_crops(side)) for side in (48, 96)},
+    **{f"crops-{side}": Trial(f"the first, views of {side} pixels", changes=with_crops(side)) for side in (48, 96)},
 }
 
 
@@ -63,12 +64,18 @@ def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Ite
     if data not in CENTRES:
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
     for trial in (*TRIALS, SHIPPED):
-        title = TRIALS[trial].title if trial in TRIALS else "the first, as it ships"
         for method, count in (("kmeans", seeds), ("logistic", 1)):
             for seed in range(count):
                 base = configured(data, BASELINE_HEAD, seed)
                 config = base.replace({"backbone": f"{name_of(trial)}?{CENTRES[data]}"})
-                yield Run(f"{trial}/{method}", title, config, partial(_scored, config, trial, METHODS[method]))
+                yield Run(
+                    f"{trial}/{method}", title_of(trial), config, partial(_scored, config, trial, METHODS[method])
+                )
+
+
+def title_of(trial: str) -> str:
+    """Return what a trial learns by, in words."""
+    return TRIALS[trial].title if trial in TRIALS else "the first, longer: the one that ships"
 
 
 def name_of(trial: str) -> str:
@@ -94,13 +101,14 @@ def summary(data: str) -> pd.DataFrame:
     for record in read_study(STUDY, data).values():
         trial, _, method = record["name"].partition("/")
         minutes = record["pretraining"]["seconds"] / 60
-        row = rows.setdefault(trial, {"title": record["title"], "minutes": minutes})
+        row = rows.setdefault(trial, {"title": title_of(trial), "minutes": minutes})
         for score in ("miou", "pacc"):
             row.setdefault(f"{method}_{score}", []).append(record[score])
     for row in rows.values():
         for key, values in [(key, pd.Series(value)) for key, value in row.items() if isinstance(value, list)]:
             row |= {key: values.mean(), f"{key}_std": values.std()}
-    return pd.DataFrame(rows).T
+    order = [trial for trial in (*TRIALS, SHIPPED) if trial in rows]
+    return pd.DataFrame(rows).T.loc[order].infer_objects()
 
 
 def _scored(config: FitConfig, trial: str, method: str) -> dict:

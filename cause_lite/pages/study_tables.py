@@ -225,6 +225,23 @@ def objectives_table() -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def objectives_text() -> str:
+    """Return which trial is best and worst by each score, and what longer training adds, as a Markdown list."""
+    lines = []
+    for data, name in DATA_WORDS.items():
+        table = objectives.summary(data)
+        trials = table.drop(index=objectives.SHIPPED)
+        told = []
+        for method, title in (("kmeans", "k-means"), ("logistic", "the logistic regression")):
+            score = table[f"{method}_miou"]
+            order = score[trials.index].sort_values()
+            best, worst = (trials.loc[trial, "title"] for trial in (order.index[-1], order.index[0]))
+            more = score[objectives.SHIPPED] - score[objectives.FIRST]
+            told.append(f"by {title}, best is *{best}*, worst is *{worst}*, and longer training adds {more:+z.1f} mIoU")
+        lines.append(f"* {name}: {'; '.join(told)}.")
+    return "\n".join(lines)
+
+
 def _rungs(rungs: list[str]) -> str:
     return EVERYWHERE if rungs == list(photographs.LADDER) else "on " + ", ".join(f"`{rung}`" for rung in rungs)
 
