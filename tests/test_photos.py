@@ -157,7 +157,7 @@ def test_other_objectives_train_resume_and_export(packed, tmp_path, kind):
 
 def test_a_teacher_follows_its_student_and_gets_no_gradient(packed):
     run = Distilled(packed, TINY, CPU)
-    heads = [(run.whole, run.whole_teacher), (run.parts, run.parts_teacher)]
+    heads = [(by.head, by.teacher) for by in (run.whole, run.parts)]
     before = [[value.clone() for value in teacher.parameters()] for _, teacher in heads]
     run.advance()
     for (student, teacher), old in zip(heads, before, strict=True):

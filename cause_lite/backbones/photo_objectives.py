@@ -42,25 +42,29 @@ class Regions(PhotoPretraining):
         return wholes.new_zeros(()), self.contrast_of_regions(rows, photograph)
 
 
-class DistilledWholes(PhotoPretraining):
-    """Distils whole views from the moving average (DINO, arXiv 2104.14294), and contrasts regions."""
+class Distillation(nn.Module):
+    """A projection to prototypes, that of the teacher, which follows it, and their loss (DINO, arXiv 2104.14294)."""
 
-    held: ClassVar[tuple[str, ...]] = (*PhotoPretraining.held, "whole_teacher", "whole_loss")
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.head, self.teacher = (
+            DINOProjectionHead(width, hidden, BOTTLENECK, PROTOTYPES, batch_norm=True) for _ in range(2)
+        )
+        self.teacher.load_state_dict(self.head.state_dict())
+        self.teacher.requires_grad_(False)
+        self.loss = DINOLoss(PROTOTYPES)
+
+
+class DistilledWholes(PhotoPretraining):
+    """Distils whole views from the moving average, and contrasts regions."""
+
     objective: ClassVar[str] = "distillation of wholes, contrast of regions"
+    whole: Distillation
 
     def project(self, whole: int, parts: int) -> None:
-        """Set the projections, those of wholes twice: of the network and of its moving average."""
+        """Set the projections of a whole view and of a region, whose features have these widths."""
         super().project(whole, parts)
-        self.whole, self.whole_teacher, self.whole_loss = self.distilling(whole)
-
-    def distilling(self, width: int) -> tuple[nn.Module, nn.Module, DINOLoss]:
-        """Return a head for features of this width, the head of its teacher with the same weights, and their loss."""
-        head, teacher = (
-            DINOProjectionHead(width, self.config.hidden, BOTTLENECK, PROTOTYPES, batch_norm=True).to(self.device)
-            for _ in range(2)
-        )
-        teacher.load_state_dict(head.state_dict())
-        return head, teacher.requires_grad_(False), DINOLoss(PROTOTYPES).to(self.device)
+        self.whole = Distillation(whole, self.config.hidden).to(self.device)
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """Return the losses over wholes and over regions of this step's batch."""
@@ -68,43 +72,39 @@ class DistilledWholes(PhotoPretraining):
         wholes, rows, photograph = self.described(self.network, seen)
         with torch.no_grad():
             taught, taught_rows, _ = self.described(self.average, seen)
-        whole = self.distilled(self.whole, wholes, self.whole_teacher, taught, self.whole_loss)
-        return whole, self.of_regions(rows, photograph, taught_rows)
+        return self.distilled(self.whole, wholes, taught), self.of_regions(rows, photograph, taught_rows)
 
     def of_regions(self, rows: Tensor, photograph: Tensor, taught: Tensor) -> Tensor:
         """Return the loss over regions, given the features of both networks (2M, C)."""
         return self.contrast_of_regions(rows, photograph)
 
-    def distilled(self, head: nn.Module, rows: Tensor, teacher: nn.Module, taught: Tensor, loss: DINOLoss) -> Tensor:
+    def distilled(self, by: Distillation, rows: Tensor, taught: Tensor) -> Tensor:
         """Return the cross-entropy of one view's prototypes to those that the teacher sees in the other."""
         with autocast(self.precision, self.device):
-            student = head(rows).float()
+            student = by.head(rows).float()
             with torch.no_grad():
-                target = teacher(taught).float()
-        return loss(list(target.chunk(2)), list(student.chunk(2)))
+                target = by.teacher(taught).float()
+        return by.loss(list(target.chunk(2)), list(student.chunk(2)))
 
     def follow(self) -> None:
-        """Move the average and the teacher's head."""
+        """Move the average and the teachers' heads."""
         super().follow()
-        update_momentum(self.whole, self.whole_teacher, self.config.average)
+        for by in (self.whole, self.parts):
+            if isinstance(by, Distillation):
+                update_momentum(by.head, by.teacher, self.config.average)
 
 
 class Distilled(DistilledWholes):
     """Distils wholes and regions: each region's mean is a token, as patches are in iBOT (arXiv 2111.07832)."""
 
-    held: ClassVar[tuple[str, ...]] = (*DistilledWholes.held, "parts_teacher", "parts_loss")
     objective: ClassVar[str] = "distillation of wholes and of regions"
+    parts: Distillation
 
     def project(self, whole: int, parts: int) -> None:
-        """Set the projections of wholes and of regions, each for network and moving average."""
+        """Set the projections of a whole view and of a region, whose features have these widths."""
         super().project(whole, parts)
-        self.parts, self.parts_teacher, self.parts_loss = self.distilling(parts)
+        self.parts = Distillation(parts, self.config.hidden).to(self.device)
 
     def of_regions(self, rows: Tensor, photograph: Tensor, taught: Tensor) -> Tensor:
         """Return the loss over regions, given the features of both networks (2M, C)."""
-        return self.distilled(self.parts, rows, self.parts_teacher, taught, self.parts_loss)
-
-    def follow(self) -> None:
-        """Move the average and the teachers' heads."""
-        super().follow()
-        update_momentum(self.parts, self.parts_teacher, self.config.average)
+        return self.distilled(self.parts, rows, taught)

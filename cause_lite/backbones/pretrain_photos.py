@@ -37,6 +37,7 @@ from cause_lite.runtime.precision import autocast
 from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
+HELD = ("network", "average", "whole", "parts", "optimizer")  # by a state
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
 
 
@@ -85,7 +86,6 @@ class PhotoPretraining:
     A subclass may have other projections and losses (see `photo_objectives`).
     """
 
-    held: ClassVar[tuple[str, ...]] = ("network", "average", "whole", "parts", "optimizer")  # what a state holds
     objective: ClassVar[str] = "contrast of wholes and of regions"
 
     def __init__(self, pool: Photos, config: PhotosConfig, device: torch.device) -> None:
@@ -168,14 +168,14 @@ class PhotoPretraining:
 
     def state(self) -> dict:
         """Return everything that a later run needs to go on."""
-        held = {name: getattr(self, name).state_dict() for name in self.held}
+        held = {name: getattr(self, name).state_dict() for name in HELD}
         return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
         state = cast(dict, read_torch(path))
         try:
-            for name in self.held:
+            for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -97,18 +97,15 @@ def summary(data: str) -> pd.DataFrame:
     The scores are `kmeans_miou` and `kmeans_pacc` (means over seeds, with `_std`, the sample standard deviation),
     `logistic_miou` and `logistic_pacc`.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for record in read_study(STUDY, data).values():
-        trial, _, method = record["name"].partition("/")
-        minutes = record["pretraining"]["seconds"] / 60
-        row = rows.setdefault(trial, {"title": title_of(trial), "minutes": minutes})
-        for score in ("miou", "pacc"):
-            row.setdefault(f"{method}_{score}", []).append(record[score])
-    for row in rows.values():
-        for key, values in [(key, pd.Series(value)) for key, value in row.items() if isinstance(value, list)]:
-            row |= {key: values.mean(), f"{key}_std": values.std()}
-    order = [trial for trial in (*TRIALS, SHIPPED) if trial in rows]
-    return pd.DataFrame(rows).T.loc[order].infer_objects()
+    frame = pd.DataFrame(read_study(STUDY, data).values())
+    frame[["trial", "method"]] = frame["name"].str.split("/", n=1, expand=True)
+    scores = frame.pivot_table(
+        index="trial", columns="method", values=["miou", "pacc"], aggfunc=["mean", "std"], dropna=False
+    )
+    scores.columns = [f"{method}_{score}{'_std' if kind == 'std' else ''}" for kind, score, method in scores.columns]
+    order = [trial for trial in (*TRIALS, SHIPPED) if trial in scores.index]
+    minutes = frame.groupby("trial")["pretraining"].first().map(lambda trained: trained["seconds"] / 60)
+    return scores.assign(title=scores.index.map(title_of), minutes=minutes).loc[order]
 
 
 def _scored(config: FitConfig, trial: str, method: str) -> dict:

@@ -82,17 +82,8 @@ def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int =
     table = photographs.table(data, rung)
     table = table[table["seeds"] >= fewest]
     runs = [", ".join(filter(None, pair)) for pair in zip(table["method"], table["run"], strict=True)]
-    told = {name: [_in_one_piece(cell) for cell in table[name]] for name in table.columns[2:]}
-    return pd.DataFrame({"method": runs} | told)
-
-
-def _in_one_piece(cell: Any) -> Any:
-    """Return a cell whose `mean ± spread`, or whose interval, is not broken across lines."""
-    if not isinstance(cell, str):
-        return cell
-    return re.sub(
-        r"\(.*?\)", lambda found: found[0].replace(" ", NO_BREAK), cell.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}")
-    )
+    told = table.iloc[:, 2:].replace(r" (±|to) ", rf"{NO_BREAK}\1{NO_BREAK}", regex=True)
+    return pd.DataFrame({"method": runs} | {name: told[name].tolist() for name in told})
 
 
 def agreement_table(data: str) -> pd.DataFrame:
@@ -214,14 +205,9 @@ def objectives_table() -> pd.DataFrame:
         table = objectives.summary(data)
         columns = {"learns by": table["title"], "minutes": table["minutes"].round(0).astype(int)} | columns
         for method, title in (("kmeans", "k-means"), ("logistic", "labels")):
-            means, deviations = (table[[f"{method}_{s}{end}" for s in ("miou", "pacc")]] for end in ("", "_std"))
-            columns[f"{data}, {title}"] = pd.Series(
-                [
-                    " / ".join(map(with_spread, mean, deviation))
-                    for mean, deviation in zip(means.to_numpy(), deviations.to_numpy(), strict=True)
-                ],
-                table.index,
-            )
+            pairs = [(f"{method}_{score}", f"{method}_{score}_std") for score in ("miou", "pacc")]
+            cells = [" / ".join(with_spread(row[mean], row[std]) for mean, std in pairs) for _, row in table.iterrows()]
+            columns[f"{data}, {title}"] = pd.Series(cells, table.index)
     return pd.DataFrame(columns)
 
 
