@@ -197,7 +197,7 @@ def test_the_settings_of_a_convolutional_network_change_the_key():
         levels = build_levels("resnet10t", [1, 2], reflect)
         return ConvBackbone(levels, "levels", IMAGE_MEAN, IMAGE_STD, torch.zeros(sum(widths_of(levels))), **settings)
 
-    keys = [network(**changes).fingerprint() for changes in ({}, {"reflect": False}, {"patch": 16}, {"shrink": 2})]
+    keys = [network(**changes).fingerprint() for changes in ({}, {"reflect": False}, {"patch": 16}, {"context": 2})]
     assert len(set(keys)) == 4 and network().fingerprint() == keys[0]
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cause_lite import checkpoints
 from cause_lite.backbones import cached_features, efficientnet_lite, joined_levels, load_backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
-from cause_lite.backbones.convolutional import build_levels
+from cause_lite.backbones.convolutional import averaged, build_levels
 from cause_lite.backbones.joined_levels import JoinSettings, mean_patch, parse_name, without_centre
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to
@@ -57,8 +57,26 @@ def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, imag
     monkeypatch.setattr(joined_levels, "mean_patch", lambda plain, images, label: torch.ones(plain.dim))
     plain, centred = load_backbone("scenes").features(images), load_backbone("scenes?centre=msrc").features(images)
     assert torch.allclose(centred.float(), plain.float() - 1, atol=2e-3)
-    with pytest.raises(UserError, match="scenes has a folder of its own; it takes `centre` and `fit` alone"):
+    with pytest.raises(UserError, match="has a folder of its own; it takes `centre`, `fit` and `context` alone"):
         load_backbone("scenes?levels=3")
+    with pytest.raises(UserError, match="a transformer has no `context`"):
+        load_backbone("scenes?context=1")
+
+
+@pytest.mark.parametrize("context", [1, 2, 7])
+def test_a_context_averages_the_cells_around_that_are_there(context):
+    level = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(context))
+    for row, column in ((0, 0), (3, 2), (5, 4), (2, 4)):
+        rows, columns = (slice(max(0, place - context), place + context + 1) for place in (row, column))
+        expected = level[:, :, rows, columns].mean((2, 3))
+        assert torch.allclose(averaged(level, context)[:, :, row, column], expected, atol=1e-6)
+    assert torch.equal(averaged(level, 0), level)
+
+
+def test_a_name_changes_the_context_of_a_network_and_of_one_that_ships(at_hand, images):
+    name = f"{MODEL}?levels=3&patch=8"
+    keys = {load_backbone(one).fingerprint() for one in (name, f"{name}&context=1", f"{name}&context=2")}
+    assert len(keys) == 3 and load_backbone(name).fingerprint() == load_backbone(f"{name}&context=0").fingerprint()
 
 
 @given(levels=st.lists(st.integers(0, 4), min_size=1, max_size=4), patch=st.integers(1, 64))
@@ -75,8 +93,10 @@ def test_settings_are_read_off_the_name(levels, patch):
         ("levels=a", "expected whole numbers"),
         ("levels=", "expected whole numbers"),
         ("patch=0", "patch must be at least 1"),
-        ("levels=-1", "levels and untrained at least 0"),
+        ("levels=-1", "levels, untrained and context at least 0"),
         ("untrained=a", "expected whole numbers"),
+        ("context=-1", "levels, untrained and context at least 0"),
+        ("context=a", "expected whole numbers"),
         ("margin=3", "margin is 3; must be a multiple"),
         ("fit=whole", "fit is 'whole'; must be one of squash, centre"),
         ("levels=9", "no timm network with levels"),

@@ -74,6 +74,11 @@ def widths_of(network: nn.Module) -> list[int]:
     return feature_info.channels()
 
 
+def averaged(level: Float[Tensor, "b c h w"], context: int) -> Float[Tensor, "b c h w"]:
+    """Return a map whose every cell is the mean of those up to `context` cells away; at an edge, of those there are."""
+    return F.avg_pool2d(level, 2 * context + 1, 1, context, count_include_pad=False)
+
+
 class ConvBackbone(Backbone):
     """Feature maps of a convolutional network, each of unit length, upsampled to the grid of patches and joined.
 
@@ -88,18 +93,18 @@ class ConvBackbone(Backbone):
         around 0.
     patch
         Pixels a side of a patch.
-    shrink
-        Images are first made smaller by this factor: a network that learned from small pictures knows things in the
-        size that they had there.
+    context
+        Cells to each side over which each level is averaged, once it is of unit length: a network that learned from the
+        means of regions is sure of means, and not of single cells.
     """
 
     centre: Tensor
 
     def __init__(
-        self, network: nn.Module, name: str, mean: Colour, std: Colour, centre: Tensor, patch: int = 8, shrink: int = 1
+        self, network: nn.Module, name: str, mean: Colour, std: Colour, centre: Tensor, patch: int = 8, context: int = 0
     ) -> None:
         super().__init__(network.forward, name, mean, std)
-        self.network, self.patch, self.shrink = network.eval().requires_grad_(False), patch, shrink
+        self.network, self.patch, self.context = network.eval().requires_grad_(False), patch, context
         self.dim = sum(widths_of(network))
         self.register_buffer("centre", centre)
 
@@ -113,9 +118,10 @@ class ConvBackbone(Backbone):
             Values in 0..1; sides divisible by the patch.
         """
         grid = images.shape[2] // self.patch, images.shape[3] // self.patch
-        maps = self._network(F.avg_pool2d((images - self.mean) / self.std, self.shrink))
-        units = [F.interpolate(F.normalize(level.float(), dim=1), size=grid, mode="bilinear") for level in maps]
-        return torch.cat(units, 1).flatten(2).transpose(1, 2) - self.centre
+        maps = self._network((images - self.mean) / self.std)
+        units = [averaged(F.normalize(level.float(), dim=1), self.context) for level in maps]
+        joined = torch.cat([F.interpolate(unit, size=grid, mode="bilinear") for unit in units], 1)
+        return joined.flatten(2).transpose(1, 2) - self.centre
 
 
 def load_levels(folder: Path) -> ConvBackbone:
@@ -126,10 +132,10 @@ def load_levels(folder: Path) -> ConvBackbone:
     path = folder / "network.json"
     card = read_json(path)
     try:
-        shape, name, patch, shrink = card["architecture"], card["name"], card["patch"], card["shrink"]
+        shape, name, patch, context = card["architecture"], card["name"], card["patch"], card.get("context", 0)
         network = build_levels(shape["model"], shape["levels"], shape["reflect"], **shape["options"])
-        if not (isinstance(name, str) and type(patch) is type(shrink) is int and patch > 0 < shrink):
-            raise ValueError("`name`, `patch` or `shrink` is not what a card holds")
+        if not (isinstance(name, str) and type(patch) is type(context) is int and patch > 0 <= context):
+            raise ValueError("`name`, `patch` or `context` is not what a card holds")
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
         raise UserError(f"{path}: does not describe a network ({' '.join(str(error).split())[:300]})") from error
     path = folder / "network.safetensors"
@@ -139,4 +145,4 @@ def load_levels(folder: Path) -> ConvBackbone:
         network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: is not the file that network.json describes ({str(error)[:300]})") from error
-    return ConvBackbone(network, name, IMAGE_MEAN, IMAGE_STD, centre, patch, shrink)
+    return ConvBackbone(network, name, IMAGE_MEAN, IMAGE_STD, centre, patch, context)

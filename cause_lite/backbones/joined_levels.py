@@ -52,6 +52,8 @@ class JoinSettings:
     margin
         Pixels by which an image is continued at each side by its mirror image before the network sees it, and which
         are cut off its features: a border looks like nothing else to a network, and would become a cluster.
+    context
+        Cells to each side over which each level is averaged; None: as a backbone ships, and otherwise 0.
     """
 
     levels: tuple[int, ...] = (3, 4)
@@ -60,19 +62,19 @@ class JoinSettings:
     fit: str = "squash"
     untrained: int | None = None
     margin: int = 0
+    context: int | None = None
 
 
 class JoinedBackbone(ConvBackbone):
     """A convolutional network; on a CPU it takes a few images at a time, whose maps fit the caches: twice as fast.
 
-    Takes what `ConvBackbone` does, and the pixels of `margin` (see `JoinSettings`); nothing is subtracted.
+    Takes what `ConvBackbone` does, and `margin` and `context` (see `JoinSettings`); nothing is subtracted.
     """
 
-    def __init__(
-        self, network: nn.Module, name: str, mean: Colour, std: Colour, patch: int = 8, margin: int = 0
-    ) -> None:
-        super().__init__(network, name, mean, std, torch.zeros(sum(widths_of(network))), patch)
-        self.margin = margin
+    def __init__(self, network: nn.Module, name: str, mean: Colour, std: Colour, settings: JoinSettings) -> None:
+        centre = torch.zeros(sum(widths_of(network)))
+        super().__init__(network, name, mean, std, centre, settings.patch, settings.context or 0)
+        self.margin = settings.margin
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
@@ -107,12 +109,12 @@ def parse_name(name: str) -> tuple[str, JoinSettings]:
         raise UserError(f"backbone {name!r}: unknown setting {unknown[0]!r}; must be one of {', '.join(known)}")
     try:
         given |= {key: tuple(map(int, given[key].split(","))) for key in ("levels",) if key in given}
-        given |= {key: int(given[key]) for key in ("patch", "untrained", "margin") if key in given}
+        given |= {key: int(given[key]) for key in ("patch", "untrained", "margin", "context") if key in given}
     except ValueError as error:
         raise UserError(f"backbone {name!r}: expected whole numbers, such as levels=3,4 and patch=8") from error
     settings = JoinSettings(**given)
-    if settings.patch < 1 or min(*settings.levels, settings.untrained or 0) < 0:
-        raise UserError(f"backbone {name!r}: patch must be at least 1, levels and untrained at least 0")
+    if settings.patch < 1 or min(*settings.levels, settings.untrained or 0, settings.context or 0) < 0:
+        raise UserError(f"backbone {name!r}: patch must be at least 1, levels, untrained and context at least 0")
     if settings.margin < 0 or settings.margin % settings.patch:
         raise UserError(f"backbone {name!r}: margin is {settings.margin}; must be a multiple of the patch's pixels")
     if settings.fit not in FITS:
@@ -142,7 +144,7 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
     weights
         A local file of a timm network's weights; None: timm's hub.
     shipped
-        The backbone of that name that has a folder of its own, and so takes no setting but its centre's.
+        The backbone of that name that has a folder of its own, and so takes no setting but its centre's and `context`.
 
     Raises
     ------
@@ -151,14 +153,25 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
     """
     model, settings = parse_name(name)
     plain = shipped or _plain(model, settings, weights)
-    if shipped and replace(settings, centre="", fit="squash") != JoinSettings():
-        raise UserError(f"backbone {name!r}: {model} has a folder of its own; it takes `centre` and `fit` alone")
+    if shipped:
+        _take_context(shipped, settings, name)
     if not settings.centre:
         return plain
     if settings.centre == TRAINING:
         raise UserError(f"backbone {name!r}: only a fit can be centred on its training images; name a data set")
     photographs = load_split(settings.centre, "train", SIZE, fit=settings.fit, resize="bilinear").images
     return CentredBackbone(plain, mean_patch(plain, photographs, f"Features of {settings.centre}/train"), name)
+
+
+def _take_context(shipped: Backbone, settings: JoinSettings, name: str) -> None:
+    """Let a backbone that has a folder average over another context, where a name asks for it, and nothing else."""
+    convolutional = isinstance(shipped, ConvBackbone)
+    if replace(settings, centre="", fit="squash", context=None) != JoinSettings():
+        raise UserError(f"backbone {name!r}: it has a folder of its own; it takes `centre`, `fit` and `context` alone")
+    if settings.context is not None and not convolutional:
+        raise UserError(f"backbone {name!r}: a transformer has no `context`; leave it out")
+    if convolutional and settings.context is not None:
+        shipped.context = settings.context
 
 
 def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone:
@@ -172,7 +185,7 @@ def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone
             network = _from_timm(model, levels, weights, untrained)
             cfg: Any = network.pretrained_cfg
             mean, std = cfg["mean"], cfg["std"]
-    return JoinedBackbone(network, model, mean, std, settings.patch, settings.margin)
+    return JoinedBackbone(network, model, mean, std, settings)
 
 
 def _from_timm(model: str, levels: tuple[int, ...], weights: Path | None, untrained: bool) -> nn.Module:

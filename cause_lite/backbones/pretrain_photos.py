@@ -50,7 +50,8 @@ class PhotosConfig:
     cooldown: int = 400  # and further ones on the branch that is exported
     channels: tuple[int, ...] = (48, 96, 192, 384)  # of a ResNet-18's levels
     levels: tuple[int, ...] = (2, 3, 4)  # whose means over regions are contrasted
-    joined: tuple[int, ...] = (3, 4)  # that the backbone joins: level 2 follows texture, and k-means with it
+    joined: tuple[int, ...] = (2, 3, 4)  # that the backbone joins
+    context: int = 3  # cells to each side over which it averages them: single cells follow texture, and k-means them
     crop: int = 64
     batch: int = 128
     scale: tuple[float, float] = (0.15, 1.0)  # share of a photograph's largest square that a crop covers
@@ -244,7 +245,7 @@ def pretrain_and_export_photos(
     run = pretrain(pool, config, folder, at, kind=kind)
     network = place(resnet(config, config.joined), at)
     network.load_state_dict(run.average.state_dict())
-    centre = mean_feature(network, pool)
+    centre = mean_feature(network, pool, config.context)
     weights = {name: half(value) for name, value in network.state_dict().items()} | {"centre": half(centre)}
     write_whole(Path(folder) / "network.safetensors", lambda part: save_file(weights, part))
     checksum = hashlib.sha256((Path(folder) / "network.safetensors").read_bytes()).hexdigest()
@@ -253,7 +254,7 @@ def pretrain_and_export_photos(
         "name": "photos",
         "sha256": checksum,
         "patch": 8,
-        "shrink": 1,
+        "context": config.context,
         "architecture": {"model": "resnet18", "levels": config.joined, "reflect": True, "options": options},
         "objective": run.objective,
         "config": asdict(config),
@@ -277,11 +278,12 @@ def half(value: Tensor) -> Tensor:
     return (value.half() if value.is_floating_point() else value).cpu().contiguous()
 
 
-def mean_feature(network: nn.Module, pool: Photos, count: int = 500) -> Tensor:
+def mean_feature(network: nn.Module, pool: Photos, context: int, count: int = 500) -> Tensor:
     """Return the mean feature (D,) of photographs spread over the pool, at the size that the backbone is to serve."""
     device = next(network.parameters()).device
     width = sum(widths_of(network))
-    backbone = ConvBackbone(copy.deepcopy(network), "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width)).to(device)
+    network = copy.deepcopy(network)
+    backbone = ConvBackbone(network, "", IMAGE_MEAN, IMAGE_STD, torch.zeros(width), context=context).to(device)
     numbers = torch.linspace(0, len(pool.images) - 1, min(count, len(pool.images))).long().split(10)
     means = []
     for part in track(numbers, "Centring"):
@@ -305,8 +307,8 @@ def photos_card(card: dict) -> str:
     return f"""# The photos backbone
 
 A ResNet-18 (timm) of widths {", ".join(map(str, config["channels"]))} whose convolutions pad by reflection. Its
-levels {", ".join(map(str, config["joined"]))}, each of unit length, are joined on a grid of {card["patch"]} pixels and
-centred.
+levels {", ".join(map(str, config["joined"]))}, each of unit length, then averaged over {card["context"]} cells to each
+side, are joined on a grid of {card["patch"]} pixels and centred.
 
 * **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps} steps of {config["batch"]} photographs on
   {card["device"]} in {card["seconds"] / 60:.0f} minutes, at commit {card["commit"][:12]}, {card["date"][:10]}.

@@ -1,7 +1,8 @@
 """What a backbone of photographs should learn from: short pre-trainings with other objectives and crops.
 
 Each trial sees as many pixels as the others, in as many steps, from the same seed. It is scored on validation
-photographs by k-means and by a logistic regression on its features; no clusters of CAUSE are fitted.
+photographs by k-means and by a logistic regression on its features, each cell by itself (see `contexts`); no clusters
+of CAUSE are fitted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from cause_lite.backbones.loading import bundled_dir, pretrained_dir
+from cause_lite.backbones.loading import pretrained_dir
 from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Regions, Wholes
 from cause_lite.backbones.pretrain_photos import PhotoPretraining, PhotosConfig, pretrain_and_export_photos
 from cause_lite.config import FitConfig
@@ -21,13 +22,14 @@ from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
 from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, configured
 from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
-from cause_lite.lab.studies import STUDY_SPLIT, Run, read_study
+from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
 from cause_lite.runtime.files import UserError, read_json
 
 STUDY = "objectives"
-LENGTH = PhotosConfig(steps=240, cooldown=60)  # of each trial: minutes on one core
+LENGTH = PhotosConfig(steps=240, cooldown=60, joined=(3, 4), context=0)  # of each trial: minutes on one core
 FIRST = "contrast"  # the recipe of the backbone that ships
-SHIPPED = "photos"  # that backbone: the first trial's recipe, trained longer
+SHIPPED = PhotosConfig(steps=2900)  # the recipe of the backbone that ships
+LONGER = "longer"  # the first trial's recipe in as many steps as what ships
 METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
@@ -50,11 +52,12 @@ TRIALS = {
     **{f"{kind.__name__.lower()}": Trial(kind.objective, kind) for kind in (Wholes, Regions, Distilled)},
     "mixed": Trial(DistilledWholes.objective, DistilledWholes),
     **{f"crops-{side}": Trial(f"the first, views of {side} pixels", changes=with_crops(side)) for side in (48, 96)},
+    LONGER: Trial("the first, longer: as what ships", changes={"steps": SHIPPED.steps, "cooldown": SHIPPED.cooldown}),
 }
 
 
 def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
-    """Yield k-means for each seed, and one logistic regression, on each trial's backbone and on the one that ships.
+    """Yield k-means for each seed, and one logistic regression, on each trial's backbone.
 
     Raises
     ------
@@ -63,30 +66,24 @@ def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Ite
     """
     if data not in CENTRES:
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
-    for trial in (*TRIALS, SHIPPED):
+    for trial, one in TRIALS.items():
         for method, count in (("kmeans", seeds), ("logistic", 1)):
             for seed in range(count):
                 base = configured(data, BASELINE_HEAD, seed)
                 config = base.replace({"backbone": f"{name_of(trial)}?{CENTRES[data]}"})
-                yield Run(
-                    f"{trial}/{method}", title_of(trial), config, partial(_scored, config, trial, METHODS[method])
-                )
-
-
-def title_of(trial: str) -> str:
-    """Return what a trial learns by, in words."""
-    return TRIALS[trial].title if trial in TRIALS else "the first, longer: the one that ships"
+                work = partial(_scored, config, trial, METHODS[method])
+                yield Run(f"{trial}/{method}", one.title, config, work)
 
 
 def name_of(trial: str) -> str:
     """Return the name under which `load_backbone` finds a trial's backbone."""
-    return trial if trial == SHIPPED else f"photos-trial-{trial}"
+    return f"photos-trial-{trial}"
 
 
 def made(trial: str) -> None:
     """Pre-train the backbone of a trial unless it lies in the cache; cut off, it goes on from its last steps."""
     folder = pretrained_dir(name_of(trial))
-    if trial != SHIPPED and not (folder / "network.json").exists():
+    if not (folder / "network.json").exists():
         one = TRIALS[trial]
         pretrain_and_export_photos(replace(LENGTH, **one.changes), folder, "cpu", one.kind)
 
@@ -99,19 +96,15 @@ def summary(data: str) -> pd.DataFrame:
     """
     frame = pd.DataFrame(read_study(STUDY, data).values())
     frame[["trial", "method"]] = frame["name"].str.split("/", n=1, expand=True)
-    scores = frame.pivot_table(
-        index="trial", columns="method", values=["miou", "pacc"], aggfunc=["mean", "std"], dropna=False
-    )
-    scores.columns = [f"{method}_{score}{'_std' if kind == 'std' else ''}" for kind, score, method in scores.columns]
-    order = [trial for trial in (*TRIALS, SHIPPED) if trial in scores.index]
+    scores = method_scores(frame, "trial")
+    order = [trial for trial in TRIALS if trial in scores.index]
     minutes = frame.groupby("trial")["pretraining"].first().map(lambda trained: trained["seconds"] / 60)
-    return scores.assign(title=scores.index.map(title_of), minutes=minutes).loc[order]
+    return scores.assign(title=[TRIALS[trial].title for trial in scores.index], minutes=minutes).loc[order]
 
 
 def _scored(config: FitConfig, trial: str, method: str) -> dict:
     made(trial)
-    folder = bundled_dir() / SHIPPED if trial == SHIPPED else pretrained_dir(name_of(trial))
-    card = read_json(folder / "network.json")
+    card = read_json(pretrained_dir(name_of(trial)) / "network.json")
     train, val = load_training(config), load_evaluation(config, STUDY_SPLIT)
     trained = {key: card[key] for key in ("config", "seconds", "sha256")}
     return next(baseline_records(config, train, val, (method,))) | {"pretraining": trained}

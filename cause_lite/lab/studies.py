@@ -101,6 +101,18 @@ def read_study(study: str, data: str) -> dict[str, dict]:
     return read_json(path)["records"] if path.exists() else {}
 
 
+def method_scores(frame: pd.DataFrame, index: str) -> pd.DataFrame:
+    """Return means over seeds, a row a value of column `index`, and `_std`, the sample standard deviations.
+
+    `frame` has a run a row, with `method`, `miou` and `pacc`; the columns are named as in `kmeans_miou_std`.
+    """
+    scores = frame.pivot_table(
+        index=index, columns="method", values=["miou", "pacc"], aggfunc=["mean", "std"], dropna=False
+    )
+    scores.columns = [f"{method}_{score}{'_std' if kind == 'std' else ''}" for kind, score, method in scores.columns]
+    return scores
+
+
 def run_study(study: str, data: str, runs: Iterator[Run]) -> Iterator[tuple[str, dict]]:
     """Do the runs that have no record yet; yield each as it is done, after its record is on disk."""
     for run in runs:

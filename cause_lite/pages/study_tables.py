@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from cause_lite.backbones.loading import labels_seen
-from cause_lite.lab import ladder, objectives, photographs, studies
+from cause_lite.lab import contexts, ladder, objectives, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
@@ -205,10 +205,27 @@ def objectives_table() -> pd.DataFrame:
         table = objectives.summary(data)
         columns = {"learns by": table["title"], "minutes": table["minutes"].round(0).astype(int)} | columns
         for method, title in (("kmeans", "k-means"), ("logistic", "labels")):
-            pairs = [(f"{method}_{score}", f"{method}_{score}_std") for score in ("miou", "pacc")]
-            cells = [" / ".join(with_spread(row[mean], row[std]) for mean, std in pairs) for _, row in table.iterrows()]
-            columns[f"{data}, {title}"] = pd.Series(cells, table.index)
+            columns[f"{data}, {title}"] = both_scores(table, method)
     return pd.DataFrame(columns)
+
+
+def both_scores(table: pd.DataFrame, method: str) -> pd.Series:
+    """Return `mIoU / pAcc` of a method, each with its spread, for each row of `studies.method_scores`."""
+    pairs = [(f"{method}_{score}", f"{method}_{score}_std") for score in ("miou", "pacc")]
+    return pd.Series(
+        {place: " / ".join(with_spread(row[mean], row[std]) for mean, std in pairs) for place, row in table.iterrows()}
+    )
+
+
+def contexts_table(rung: str) -> pd.DataFrame:
+    """Return what averaging features changes on a backbone, a row a context; cells are mIoU / pAcc in percent."""
+    titles = {"kmeans": "k-means", "clean": "clean", "logistic": "labels"}
+    columns: dict[str, pd.Series] = {}
+    for data in DATA_WORDS:
+        table = contexts.summary(data, rung)
+        wanted = [method for method in titles if f"{method}_miou" in table]
+        columns |= {f"{data}, {titles[method]}": both_scores(table, method) for method in wanted}
+    return pd.DataFrame(columns).rename_axis("cells to each side").reset_index()
 
 
 def objectives_text() -> str:
@@ -216,13 +233,13 @@ def objectives_text() -> str:
     lines = []
     for data, name in DATA_WORDS.items():
         table = objectives.summary(data)
-        trials = table.drop(index=objectives.SHIPPED)
+        trials = table.drop(index=objectives.LONGER)
         told = []
         for method, title in (("kmeans", "k-means"), ("logistic", "the logistic regression")):
             score = table[f"{method}_miou"]
             order = score[trials.index].sort_values()
             best, worst = (trials.loc[trial, "title"] for trial in (order.index[-1], order.index[0]))
-            more = score[objectives.SHIPPED] - score[objectives.FIRST]
+            more = score[objectives.LONGER] - score[objectives.FIRST]
             told.append(f"by {title}, best is *{best}*, worst is *{worst}*, and longer training adds {more:+z.1f} mIoU")
         lines.append(f"* {name}: {'; '.join(told)}.")
     return "\n".join(lines)
