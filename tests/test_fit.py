@@ -11,9 +11,10 @@ import torch
 from cause_lite import checkpoints
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
-from cause_lite.lab import baselines
+from cause_lite.lab import baselines, runs
 from cause_lite.lab.label_flow import fit
-from cause_lite.runtime.files import UserError
+from cause_lite.lab.recipes import recipe
+from cause_lite.runtime.files import UserError, write_json
 
 HEADS = pytest.mark.parametrize("head", ["mlp", "tr"])
 
@@ -109,3 +110,14 @@ def test_a_pickle_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"segment\.pth"):
         checkpoints.load_released(tmp_path / "segment.pth", tmp_path / "segment.pth", tmp_path / "modular.npy")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_fit_in_the_cache_is_not_taken_for_one_on_a_backbone_trained_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    folders = []
+    monkeypatch.setattr(runs, "fit_to", lambda config, folder: folders.append(folder))
+    config = recipe("scenes", "mlp", 0, changes={"backbone": "mine"})
+    for checksum in ("one", "another"):
+        write_json(tmp_path / "backbones" / "mine" / "vit.json", {"sha256": checksum})
+        runs.fitted_run(config)
+    assert len(set(folders)) == 2

@@ -77,6 +77,9 @@ def test_a_name_changes_the_context_of_a_network_and_of_one_that_ships(at_hand, 
     name = f"{MODEL}?levels=3&patch=8"
     keys = {load_backbone(one).fingerprint() for one in (name, f"{name}&context=1", f"{name}&context=2")}
     assert len(keys) == 3 and load_backbone(name).fingerprint() == load_backbone(f"{name}&context=0").fingerprint()
+    shipped = load_backbone("photos")
+    assert vars(shipped)["context"] > 0 == vars(load_backbone("photos?context=0"))["context"]
+    assert not torch.equal(shipped.features(images), load_backbone("photos?context=0").features(images))
 
 
 @given(levels=st.lists(st.integers(0, 4), min_size=1, max_size=4), patch=st.integers(1, 64))

@@ -133,7 +133,7 @@ def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_sce
         pretrain_photos.pretrain(packed, dataclasses.replace(longer, channels=(8, 8, 8, 16)), whole, CPU)
     backbone = load_backbone(str(whole))
     features = backbone.features(few_scenes.images[:2])
-    assert features.shape == (2, 256, backbone.dim) and backbone.dim == 16
+    assert features.shape == (2, 256, backbone.dim) and backbone.dim == 24
     assert "No label was read" in (whole / "README.md").read_text(encoding="utf-8")
 
 

@@ -165,13 +165,13 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
 
 def _take_context(shipped: Backbone, settings: JoinSettings, name: str) -> None:
     """Let a backbone that has a folder average over another context, where a name asks for it, and nothing else."""
-    convolutional = isinstance(shipped, ConvBackbone)
     if replace(settings, centre="", fit="squash", context=None) != JoinSettings():
         raise UserError(f"backbone {name!r}: it has a folder of its own; it takes `centre`, `fit` and `context` alone")
-    if settings.context is not None and not convolutional:
+    if settings.context is None:
+        return
+    if not isinstance(shipped, ConvBackbone):
         raise UserError(f"backbone {name!r}: a transformer has no `context`; leave it out")
-    if convolutional and settings.context is not None:
-        shipped.context = settings.context
+    shipped.context = settings.context
 
 
 def _plain(model: str, settings: JoinSettings, weights: Path | None) -> Backbone:

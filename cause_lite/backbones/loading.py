@@ -55,7 +55,7 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
             return _from_folder(folder, OFFSET if authors else None)
         if (folder / "network.safetensors").exists():
             return load_levels(folder)
-    if has_folder(name):
+    if "?" not in name and has_folder(name):
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
     if "?" in name or name == EFFICIENTNET_LITE2:
         model = name.partition("?")[0]
@@ -80,8 +80,14 @@ def labels_seen(name: str) -> str | None:
 
 def has_folder(name: str) -> bool:
     """Return whether a name is that of a backbone in a folder: one that ships, or one that was pre-trained here."""
-    cards = ("vit.json", "network.json")
-    return any((folder / card).exists() for folder in (bundled_dir() / name, pretrained_dir(name)) for card in cards)
+    return card_of(name) is not None
+
+
+def card_of(name: str) -> Path | None:
+    """Return the file that describes a backbone in a folder, with its weights' checksum; None for any other."""
+    model, cards = name.partition("?")[0], ("vit.json", "network.json")
+    folders = (bundled_dir() / model, pretrained_dir(model), Path(model))
+    return next((path for folder in folders for card in cards if (path := folder / card).exists()), None)
 
 
 def pretrained_dir(name: str) -> Path:

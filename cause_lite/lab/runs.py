@@ -6,6 +6,7 @@ Begin with `fit_to`; `score_segmenter` gives the scores of what it wrote.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.joined_levels import centred_on_training, mean_patch, without_centre
+from cause_lite.backbones.loading import card_of
 from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
@@ -290,8 +292,13 @@ def fitted_segmenter(config: FitConfig) -> Segmenter:
 
 
 def fitted_run(config: FitConfig) -> Path:
-    """Return the folder of a finished fit of these settings; fit it now if it is not in the cache."""
-    name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
+    """Return the folder of a finished fit of these settings; fit it now if it is not in the cache.
+
+    A backbone in a folder may be trained anew under its name: fits on its former weights are others.
+    """
+    card = card_of(config.backbone)
+    weights = f"-{hashlib.sha256(card.read_bytes()).hexdigest()[:12]}" if card else ""
+    name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}{weights}"
     folder = cache_dir() / "fits" / name
     if not (folder / "fit.json").exists():
         fit_to(config, folder)
