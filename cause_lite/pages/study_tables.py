@@ -219,12 +219,11 @@ def both_scores(table: pd.DataFrame, method: str) -> pd.Series:
 
 def contexts_table(rung: str) -> pd.DataFrame:
     """Return what averaging features changes on a backbone, a row a context; cells are mIoU / pAcc in percent."""
-    titles = {"kmeans": "k-means", "clean": "clean", "logistic": "labels"}
+    titles = {"kmeans": "k-means", "logistic": "labels"}
     columns: dict[str, pd.Series] = {}
     for data in DATA_WORDS:
         table = contexts.summary(data, rung)
-        wanted = [method for method in titles if f"{method}_miou" in table]
-        columns |= {f"{data}, {titles[method]}": both_scores(table, method) for method in wanted}
+        columns |= {f"{data}, {title}": both_scores(table, method) for method, title in titles.items()}
     return pd.DataFrame(columns).rename_axis("cells to each side").reset_index()
 
 
