@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from cause_lite.backbones import PatchStore
-from cause_lite.lab import baselines, ladder, photographs
+from cause_lite.lab import baselines, contexts, ladder, photographs
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
 from cause_lite.lab.statistics import paired_t
 from cause_lite.pages import study_tables
@@ -147,3 +147,30 @@ def test_wide_features_are_scored_before_they_are_enlarged(dim, tmp_path, monkey
     scores = test.scores(slice(0, 2), (13, 13), lambda v: baselines.closeness(v, centres))
     assert upsampled[0].shape[3] == (5 if dim >= baselines.WIDE else dim)
     assert torch.allclose(scores, baselines.closeness(test.maps(slice(0, 2), (13, 13)), centres), atol=1e-4)
+
+
+def test_the_study_of_contexts_changes_the_context_alone():
+    with pytest.raises(UserError, match="no data set 'scenes'"):
+        list(contexts.context_runs("scenes", 1))
+    runs = list(contexts.context_runs("camvid", 2))
+    assert len(runs) == len({run.key for run in runs}) == (2 + 1) * len(contexts.CONTEXTS) * len(contexts.RUNGS)
+    for run in runs:
+        rung, context, _ = run.name.split("/")
+        plain = photographs.configured("camvid", "mlp", run.config.seed, rung)
+        model, _, settings = run.config.backbone.partition("?")
+        assert dict(parse_qsl(settings))["context"] == context
+        assert run.config.replace({"backbone": plain.backbone}) == plain and model == rung
+
+
+def test_the_table_of_contexts_has_means_over_seeds(monkeypatch):
+    scores = {"kmeans": [10.0, 12.0], "logistic": [30.0]}
+    runs = [
+        made(f"photos/{context}/{method}", contexts.METHODS[method], seed, value + context)
+        for context in (0, 3)
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ] + [made(f"{photographs.BACKBONE}/0/kmeans", FEATURE_KMEANS, 0, 90.0)]
+    monkeypatch.setattr(contexts, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    table = study_tables.contexts_table("photos").set_index("cells to each side")
+    assert table.loc[3, "msrc, k-means"].replace("\N{NO-BREAK SPACE}", " ") == "14.0 ± 1.4 / 24.0 ± 1.4"
+    assert table.loc[0, "camvid, labels"] == "30.0 / 40.0"

@@ -50,8 +50,6 @@ CENTRES = {"msrc": "centre=msrc", "camvid": "centre=camvid&fit=centre"}
 EPOCHS = 6  # of step 2
 # Thresholds of step 2: their kind, the upper and the lower one. A first trial, scored on test images too, took these.
 THRESHOLDS = ("cosine", 0.4, 0.2)
-# Features that are averaged over a context have larger cosines: these were chosen on validation images.
-RUNG_THRESHOLDS = {"photos": ("quantile", 0.98, 0.9)}
 # Those that are compared on validation photographs (see `choice_runs`).
 TRIED = {"cosine": ((0.3, 0.1), (0.4, 0.2), (0.6, 0.3)), "quantile": ((0.95, 0.8), (0.98, 0.9))}
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
@@ -72,7 +70,7 @@ FLOWS = {"as-released": "as_released", "detached": "detached"}
 
 
 def configured(
-    data: str, head: str, seed: int, rung: str = BACKBONE, thresholds: tuple[str, float, float] | None = None
+    data: str, head: str, seed: int, rung: str = BACKBONE, thresholds: tuple[str, float, float] = THRESHOLDS
 ) -> FitConfig:
     """Return the settings of a clean fit on a backbone of the ladder.
 
@@ -83,7 +81,7 @@ def configured(
     rung
         The backbone, a key of `LADDER`.
     thresholds
-        Their kind, the upper and the lower one; those of the backbone when left out.
+        Their kind, the upper and the lower one.
 
     Raises
     ------
@@ -92,7 +90,7 @@ def configured(
     """
     if data not in CENTRES:
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
-    kind, high, low = thresholds or RUNG_THRESHOLDS.get(rung, THRESHOLDS)
+    kind, high, low = thresholds
     name = LADDER[rung]
     changes = {
         "backbone": f"{name}{'&' if '?' in name else '?'}{CENTRES[data]}",

@@ -227,6 +227,20 @@ def contexts_table(rung: str) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("cells to each side").reset_index()
 
 
+def contexts_text(rung: str, context: int) -> str:
+    """Return what averaging over so many cells to each side adds on a backbone, in mIoU, as a Markdown list."""
+    lines = []
+    for data, name in DATA_WORDS.items():
+        table = contexts.summary(data, rung)
+        more = {
+            method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"] for method in contexts.METHODS
+        }
+        lines.append(
+            f"* {name}: {more['kmeans']:+z.1f} by k-means, {more['logistic']:+z.1f} by the logistic regression"
+        )
+    return "\n".join(lines)
+
+
 def objectives_text() -> str:
     """Return which trial is best and worst by each score, and what longer training adds, as a Markdown list."""
     lines = []
