@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cause_lite import checkpoints
+from cause_lite.backbones import loading
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
 from cause_lite.lab import baselines, runs
@@ -117,7 +118,11 @@ def test_a_fit_in_the_cache_is_not_taken_for_one_on_a_backbone_trained_anew(tmp_
     folders = []
     monkeypatch.setattr(runs, "fit_to", lambda config, folder: folders.append(folder))
     config = recipe("scenes", "mlp", 0, changes={"backbone": "mine"})
-    for checksum in ("one", "another"):
-        write_json(tmp_path / "backbones" / "mine" / "vit.json", {"sha256": checksum})
+    write_json(tmp_path / "bundled" / "mine" / "vit.json", {"what": "a card whose weights do not ship"})
+    monkeypatch.setattr(loading, "bundled_dir", lambda: tmp_path / "bundled")
+    trained = tmp_path / "backbones" / "mine" / "vit.safetensors"
+    trained.parent.mkdir(parents=True)
+    for weights in (b"one", b"another", b"one"):
+        trained.write_bytes(weights)
         runs.fitted_run(config)
-    assert len(set(folders)) == 2
+    assert folders[0] == folders[2] != folders[1]

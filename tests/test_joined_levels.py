@@ -59,6 +59,8 @@ def test_a_backbone_of_a_folder_is_centred_and_takes_no_levels(monkeypatch, imag
     assert torch.allclose(centred.float(), plain.float() - 1, atol=2e-3)
     with pytest.raises(UserError, match="has a folder of its own; it takes `centre`, `fit` and `context` alone"):
         load_backbone("scenes?levels=3")
+    with pytest.raises(UserError, match="has a folder of its own"):
+        load_backbone("photos?levels=3,4")
     with pytest.raises(UserError, match="a transformer has no `context`"):
         load_backbone("scenes?context=1")
 
@@ -71,6 +73,15 @@ def test_a_context_averages_the_cells_around_that_are_there(context):
         expected = level[:, :, rows, columns].mean((2, 3))
         assert torch.allclose(averaged(level, context)[:, :, row, column], expected, atol=1e-6)
     assert torch.equal(averaged(level, 0), level)
+
+
+def test_levels_are_of_unit_length_before_they_are_averaged_and_enlarged(at_hand, images):
+    backbone = load_backbone(f"{MODEL}?levels=3,4&patch=8&context=1")
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    maps = vars(backbone)["_modules"]["network"]((scaled - backbone.mean) / backbone.std)
+    means = [F.avg_pool2d(F.normalize(level, dim=1), 3, 1, 1, count_include_pad=False) for level in maps]
+    joined = torch.cat([F.interpolate(level, size=(8, 8), mode="bilinear") for level in means], 1)
+    assert torch.allclose(backbone(scaled), joined.flatten(2).transpose(1, 2), atol=1e-6)
 
 
 def test_a_name_changes_the_context_of_a_network_and_of_one_that_ships(at_hand, images):

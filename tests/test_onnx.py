@@ -30,10 +30,11 @@ def windowed_backbone() -> Backbone:
 
 
 def convolutional_backbone() -> Backbone:
-    """A small network of two levels that pads by reflection, with a centre, as `photos` has."""
+    """A small network of three levels that pads by reflection, with a centre and a context, as `photos` has."""
     torch.manual_seed(0)
-    network = build_levels("resnet18", [3, 4], reflect=True, channels=[8, 8, 16, 16])
-    return ConvBackbone(network, "convolutional", IMAGE_MEAN, IMAGE_STD, 0.1 * torch.randn(sum(widths_of(network))))
+    network = build_levels("resnet18", [2, 3, 4], reflect=True, channels=[8, 8, 16, 16])
+    centre = 0.1 * torch.randn(sum(widths_of(network)))
+    return ConvBackbone(network, "convolutional", IMAGE_MEAN, IMAGE_STD, centre, context=1)
 
 
 def centred_backbone() -> Backbone:

@@ -150,7 +150,7 @@ def test_wide_features_are_scored_before_they_are_enlarged(dim, tmp_path, monkey
 
 
 def test_the_study_of_contexts_changes_the_context_alone():
-    with pytest.raises(UserError, match="no data set 'scenes'"):
+    with pytest.raises(UserError, match="study contexts: no data set 'scenes'"):
         list(contexts.context_runs("scenes", 1))
     runs = list(contexts.context_runs("camvid", 2))
     assert len(runs) == len({run.key for run in runs}) == (2 + 1) * len(contexts.CONTEXTS) * len(contexts.RUNGS)

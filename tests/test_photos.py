@@ -12,6 +12,7 @@ from PIL import Image
 
 from cause_lite import datasets
 from cause_lite.backbones import load_backbone, pretrain_photos
+from cause_lite.backbones.loading import bundled_dir
 from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Regions, Wholes
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Cut, Views
@@ -179,5 +180,8 @@ def test_the_study_of_objectives_names_its_data_and_keeps_the_pixels():
         list(objectives.objective_runs("scenes", 1))
     runs = list(objectives.objective_runs("msrc", 3))
     assert len(runs) == (3 + 1) * len(objectives.TRIALS) and len({run.key for run in runs}) == len(runs)
+    longer = objectives.TRIALS[objectives.LONGER].changes
+    shipped = read_json(bundled_dir() / "photos" / "network.json")["config"]
+    assert longer == {name: shipped[name] for name in longer}
     pixels = [dataclasses.replace(objectives.LENGTH, **trial.changes) for trial in objectives.TRIALS.values()]
     assert all(one.batch * one.crop**2 == pytest.approx(128 * 64**2, rel=0.01) for one in pixels)

@@ -94,8 +94,8 @@ class ConvBackbone(Backbone):
     patch
         Pixels a side of a patch.
     context
-        Cells to each side over which each level is averaged, once it is of unit length: a network that learned from the
-        means of regions is sure of means, and not of single cells.
+        Cells of its own map to each side over which each level is averaged, once it is of unit length: a network that
+        learned from the means of regions may know means better than cells. A cell of level 4 is mostly 32 pixels wide.
     """
 
     centre: Tensor

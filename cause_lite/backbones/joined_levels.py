@@ -5,7 +5,7 @@ Settings follow the name after a question mark: `resnet18.a1_in1k?levels=3,4&pat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -53,7 +53,7 @@ class JoinSettings:
         Pixels by which an image is continued at each side by its mirror image before the network sees it, and which
         are cut off its features: a border looks like nothing else to a network, and would become a cluster.
     context
-        Cells to each side over which each level is averaged; None: as a backbone ships, and otherwise 0.
+        Cells of its own map to each side over which each level is averaged; None: as a backbone ships, otherwise 0.
     """
 
     levels: tuple[int, ...] = (3, 4)
@@ -68,7 +68,7 @@ class JoinSettings:
 class JoinedBackbone(ConvBackbone):
     """A convolutional network; on a CPU it takes a few images at a time, whose maps fit the caches: twice as fast.
 
-    Takes what `ConvBackbone` does, and `margin` and `context` (see `JoinSettings`); nothing is subtracted.
+    Takes `patch`, `margin` and `context` from `settings`; nothing is subtracted.
     """
 
     def __init__(self, network: nn.Module, name: str, mean: Colour, std: Colour, settings: JoinSettings) -> None:
@@ -165,7 +165,7 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
 
 def _take_context(shipped: Backbone, settings: JoinSettings, name: str) -> None:
     """Let a backbone that has a folder average over another context, where a name asks for it, and nothing else."""
-    if replace(settings, centre="", fit="squash", context=None) != JoinSettings():
+    if not dict(parse_qsl(name.partition("?")[2])).keys() <= {"centre", "fit", "context"}:
         raise UserError(f"backbone {name!r}: it has a folder of its own; it takes `centre`, `fit` and `context` alone")
     if settings.context is None:
         return

@@ -22,6 +22,7 @@ from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir
 LABELS_SEEN = {EFFICIENTNET_LITE2: "ImageNet's class labels, though on no segmentation label"}  # by the weights' maker
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # of timm, with flexible sizes
+TRANSFORMER_WEIGHTS, CONVOLUTIONAL_WEIGHTS = "vit.safetensors", "network.safetensors"  # in a backbone's folder
 SHAPE_FIELDS = {"grid", "patch", "width", "depth", "heads"}  # of a card's `architecture`
 Positions = Literal["timm", "authors"]
 
@@ -37,7 +38,7 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
         A backbone that ships or was pre-trained here (`scenes`, `camvid`, `photos`), a folder that `cause-lite
         pretrain` wrote, `efficientnet-lite2`, a released file (`ibot_vit_base_16`, `msn_vit_small_16`), or a timm name.
         With settings behind it, a timm name is a convolutional network's: `resnet18?levels=3,4`; any other can be
-        centred on a data set: `scenes?centre=msrc` (see `joined_levels`).
+        centred on a data set: `scenes?centre=msrc`; and `photos?context=0` averages nothing (see `joined_levels`).
     positions
         How positions are resized for images of another size than in pre-training: as timm does, or as the authors' code
         does, which is what their published segmenters saw (see `positions`). A convolutional network has none.
@@ -50,12 +51,10 @@ def load_backbone(name: str, positions: Positions = "timm") -> Backbone:
     if positions not in get_args(Positions):
         raise UserError(f"positions={positions!r}: must be one of {', '.join(get_args(Positions))}")
     authors = positions == "authors"
-    for folder in (bundled_dir() / name, pretrained_dir(name), Path(name)):
-        if (folder / "vit.safetensors").exists():
-            return _from_folder(folder, OFFSET if authors else None)
-        if (folder / "network.safetensors").exists():
-            return load_levels(folder)
-    if "?" not in name and has_folder(name):
+    if path := folder_weights(name):
+        levels = path.name == CONVOLUTIONAL_WEIGHTS
+        return load_levels(path.parent) if levels else _from_folder(path.parent, OFFSET if authors else None)
+    if has_folder(name):
         raise UserError(f"backbone {name!r}: its weights do not ship; make them with `cause-lite pretrain {name}`")
     if "?" in name or name == EFFICIENTNET_LITE2:
         model = name.partition("?")[0]
@@ -80,14 +79,15 @@ def labels_seen(name: str) -> str | None:
 
 def has_folder(name: str) -> bool:
     """Return whether a name is that of a backbone in a folder: one that ships, or one that was pre-trained here."""
-    return card_of(name) is not None
+    cards = ("vit.json", "network.json")
+    return any((folder / card).exists() for folder in (bundled_dir() / name, pretrained_dir(name)) for card in cards)
 
 
-def card_of(name: str) -> Path | None:
-    """Return the file that describes a backbone in a folder, with its weights' checksum; None for any other."""
-    model, cards = name.partition("?")[0], ("vit.json", "network.json")
-    folders = (bundled_dir() / model, pretrained_dir(model), Path(model))
-    return next((path for folder in folders for card in cards if (path := folder / card).exists()), None)
+def folder_weights(name: str) -> Path | None:
+    """Return the file from which `load_backbone` reads a backbone in a folder; None for any other backbone."""
+    folders = (bundled_dir() / name, pretrained_dir(name), Path(name))
+    files = (TRANSFORMER_WEIGHTS, CONVOLUTIONAL_WEIGHTS)
+    return next((path for folder in folders for file in files if (path := folder / file).exists()), None)
 
 
 def pretrained_dir(name: str) -> Path:

@@ -51,7 +51,7 @@ class PhotosConfig:
     channels: tuple[int, ...] = (48, 96, 192, 384)  # of a ResNet-18's levels
     levels: tuple[int, ...] = (2, 3, 4)  # whose means over regions are contrasted
     joined: tuple[int, ...] = (2, 3, 4)  # that the backbone joins
-    context: int = 3  # cells to each side over which it averages them: single cells follow texture, and k-means them
+    context: int = 3  # cells of each level to each side over which it averages that level
     crop: int = 64
     batch: int = 128
     scale: tuple[float, float] = (0.15, 1.0)  # share of a photograph's largest square that a crop covers
@@ -307,11 +307,11 @@ def photos_card(card: dict) -> str:
     return f"""# The photos backbone
 
 A ResNet-18 (timm) of widths {", ".join(map(str, config["channels"]))} whose convolutions pad by reflection. Its
-levels {", ".join(map(str, config["joined"]))}, each of unit length, then averaged over {card["context"]} cells to each
-side, are joined on a grid of {card["patch"]} pixels and centred.
+levels {", ".join(map(str, config["joined"]))}, each of unit length, then averaged over {card["context"]} cells to
+each side, are joined on a grid of {card["patch"]} pixels and centred.
 
 * **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps} steps of {config["batch"]} photographs on
-  {card["device"]} in {card["seconds"] / 60:.0f} minutes, at commit {card["commit"][:12]}, {card["date"][:10]}.
+  {card["device"]} in {card["seconds"] / 60:.0f} minutes; exported at commit {card["commit"][:12]}, {card["date"][:10]}.
   The bits repeat neither across numbers of threads nor across devices.
 * **Learned from** {about["count"]:,} photographs, listed below. No label was read. Left out are duplicates and what
   {about["avoided"]:,} images of MSRC and CamVid show.

@@ -12,16 +12,17 @@ import pandas as pd
 
 from cause_lite.config import FitConfig
 from cause_lite.lab import photographs
-from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
-from cause_lite.lab.photographs import BASELINE_HEAD, configured
+from cause_lite.lab.comparison import baseline_records
+from cause_lite.lab.objectives import METHODS
+from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, configured
 from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
+from cause_lite.runtime.files import UserError
 
 STUDY = "contexts"
 CONTEXTS = (0, 1, 3, 5)  # cells to each side
 RUNGS = ("photos", photographs.BACKBONE)
-METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
 def context_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
@@ -32,6 +33,8 @@ def context_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Itera
     UserError
         For a data set other than msrc and camvid.
     """
+    if data not in CENTRES:
+        raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
     for rung in RUNGS:
         for context in CONTEXTS:
             for method, count in (("kmeans", seeds), ("logistic", 1)):
@@ -47,11 +50,11 @@ def with_context(config: FitConfig, context: int) -> FitConfig:
     return config.replace({"backbone": f"{model}?context={context}&{settings}"})
 
 
-def summary(data: str, rung: str = RUNGS[0]) -> pd.DataFrame:
-    """Return the scores in percent by context on a backbone, named as in `studies.method_scores`."""
+def summary(data: str) -> pd.DataFrame:
+    """Return scores in percent by backbone, `rung`, and context, which are the index; see `studies.method_scores`."""
     frame = pd.DataFrame(read_study(STUDY, data).values())
     frame[["rung", "context", "method"]] = frame["name"].str.split("/", expand=True)
-    return method_scores(frame[frame["rung"] == rung].astype({"context": int}), "context")
+    return method_scores(frame.astype({"context": int}), ["rung", "context"])
 
 
 def _scored(config: FitConfig, method: str) -> dict:

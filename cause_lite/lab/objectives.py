@@ -1,8 +1,8 @@
 """What a backbone of photographs should learn from: short pre-trainings with other objectives and crops.
 
-Each trial sees as many pixels as the others, in as many steps, from the same seed. It is scored on validation
-photographs by k-means and by a logistic regression on its features, each cell by itself (see `contexts`); no clusters
-of CAUSE are fitted.
+Each trial but the last sees as many pixels as the others, in as many steps, from the same seed. It is scored on
+validation photographs by k-means and by a logistic regression on its features, each cell by itself (see `contexts`);
+no clusters of CAUSE are fitted.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
 from cause_lite.runtime.files import UserError, read_json
 
 STUDY = "objectives"
-LENGTH = PhotosConfig(steps=240, cooldown=60, joined=(3, 4), context=0)  # of each trial: minutes on one core
+LENGTH = PhotosConfig(
+    steps=240, cooldown=60, joined=(3, 4), context=0
+)  # of each trial but `longer`: minutes on one core
 FIRST = "contrast"  # the recipe of the backbone that ships
-SHIPPED = PhotosConfig(steps=2900)  # the recipe of the backbone that ships
-LONGER = "longer"  # the first trial's recipe in as many steps as what ships
+LONGER = "longer"  # the first trial's recipe with as many steps as the backbone that ships took
 METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
@@ -52,7 +53,7 @@ TRIALS = {
     **{f"{kind.__name__.lower()}": Trial(kind.objective, kind) for kind in (Wholes, Regions, Distilled)},
     "mixed": Trial(DistilledWholes.objective, DistilledWholes),
     **{f"crops-{side}": Trial(f"the first, views of {side} pixels", changes=with_crops(side)) for side in (48, 96)},
-    LONGER: Trial("the first, longer: as what ships", changes={"steps": SHIPPED.steps, "cooldown": SHIPPED.cooldown}),
+    LONGER: Trial("the first, longer", changes={"steps": 2900, "cooldown": 400}),
 }
 
 

@@ -120,8 +120,7 @@ def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> It
 
 
 def _head_runs(data: str, seeds: int, head: str, rung: str) -> Iterator[Run]:
-    on_clean_head: dict[str, Callable[[FitConfig], dict]]
-    on_clean_head = {"clean": clean_record, "crf": _crf, "head-kmeans": _head_kmeans}
+    on_clean_head: dict[str, Callable[[FitConfig], dict]] = {"clean": _clean, "crf": _crf, "head-kmeans": _head_kmeans}
     for seed in range(seeds):
         config = configured(data, head, seed, rung)
         for name, method in BASELINES.items() if head == BASELINE_HEAD else ():
@@ -141,7 +140,7 @@ def choice_runs(data: str, rung: str, seeds: int) -> Iterator[Run]:
             for high, low in pairs:
                 config = configured(data, BASELINE_HEAD, seed, rung, (kind, high, low))
                 name, title = named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), f"{kind} {high:g} / {low:g}"
-                yield Run(name, title, config, partial(clean_record, config, CHOICE_SPLIT))
+                yield Run(name, title, config, partial(_clean, config, CHOICE_SPLIT))
 
 
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
@@ -205,8 +204,7 @@ def _baseline(config: FitConfig, method: str) -> dict:
     return next(iter(baseline_records(config, load_training(config), load_evaluation(config), (method,))))
 
 
-def clean_record(config: FitConfig, split: str | None = None) -> dict:
-    """Return the record of the clean clusters of a fit on a split; on the recipe's when left out."""
+def _clean(config: FitConfig, split: str | None = None) -> dict:
     start = time.perf_counter()
     return _scored(fitted_segmenter(config), config, start, split)
 

@@ -19,7 +19,7 @@ from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.joined_levels import centred_on_training, mean_patch, without_centre
-from cause_lite.backbones.loading import card_of
+from cause_lite.backbones.loading import folder_weights
 from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
@@ -296,8 +296,8 @@ def fitted_run(config: FitConfig) -> Path:
 
     A backbone in a folder may be trained anew under its name: fits on its former weights are others.
     """
-    card = card_of(config.backbone)
-    weights = f"-{hashlib.sha256(card.read_bytes()).hexdigest()[:12]}" if card else ""
+    path = folder_weights(config.backbone.partition("?")[0])
+    weights = f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}" if path else ""
     name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}{weights}"
     folder = cache_dir() / "fits" / name
     if not (folder / "fit.json").exists():

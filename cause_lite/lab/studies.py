@@ -101,8 +101,8 @@ def read_study(study: str, data: str) -> dict[str, dict]:
     return read_json(path)["records"] if path.exists() else {}
 
 
-def method_scores(frame: pd.DataFrame, index: str) -> pd.DataFrame:
-    """Return means over seeds, a row a value of column `index`, and `_std`, the sample standard deviations.
+def method_scores(frame: pd.DataFrame, index: str | list[str]) -> pd.DataFrame:
+    """Return means over seeds, a row a value of the columns `index`, and `_std`, the sample standard deviations.
 
     `frame` has a run a row, with `method`, `miou` and `pacc`; the columns are named as in `kmeans_miou_std`.
     """

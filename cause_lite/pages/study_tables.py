@@ -222,7 +222,7 @@ def contexts_table(rung: str) -> pd.DataFrame:
     titles = {"kmeans": "k-means", "logistic": "labels"}
     columns: dict[str, pd.Series] = {}
     for data in DATA_WORDS:
-        table = contexts.summary(data, rung)
+        table = contexts.summary(data).loc[rung]
         columns |= {f"{data}, {title}": both_scores(table, method) for method, title in titles.items()}
     return pd.DataFrame(columns).rename_axis("cells to each side").reset_index()
 
@@ -231,7 +231,7 @@ def contexts_text(rung: str, context: int) -> str:
     """Return what averaging over so many cells to each side adds on a backbone, in mIoU, as a Markdown list."""
     lines = []
     for data, name in DATA_WORDS.items():
-        table = contexts.summary(data, rung)
+        table = contexts.summary(data).loc[rung]
         more = {
             method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"] for method in contexts.METHODS
         }
