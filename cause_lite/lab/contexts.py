@@ -21,7 +21,7 @@ from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
 from cause_lite.runtime.files import UserError
 
 STUDY = "contexts"
-CONTEXTS = (0, 1, 3, 5)  # cells to each side
+CONTEXTS = (0, 1, 3)  # cells to each side
 RUNGS = ("photos", photographs.BACKBONE)
 
 
