@@ -174,3 +174,14 @@ def test_the_table_of_contexts_has_means_over_seeds(monkeypatch):
     table = study_tables.contexts_table("photos").set_index("cells to each side")
     assert table.loc[3, "msrc, k-means"].replace("\N{NO-BREAK SPACE}", " ") == "14.0 ± 1.4 / 24.0 ± 1.4"
     assert table.loc[0, "camvid, labels"] == "30.0 / 40.0"
+
+
+def test_the_text_of_contexts_is_of_differences_from_none(monkeypatch):
+    runs = [
+        made(f"photos/{context}/{method}", contexts.METHODS[method], 0, value)
+        for method, values in {"kmeans": (10.0, 12.5), "logistic": (30.0, 29.0)}.items()
+        for context, value in zip((0, 3), values, strict=True)
+    ]
+    monkeypatch.setattr(contexts, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    text = study_tables.contexts_text("photos", 3)
+    assert text.count("+2.5 by k-means, -1.0 by the logistic regression.") == len(photographs.CENTRES)

@@ -236,7 +236,7 @@ def contexts_text(rung: str, context: int) -> str:
             method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"] for method in contexts.METHODS
         }
         lines.append(
-            f"* {name}: {more['kmeans']:+z.1f} by k-means, {more['logistic']:+z.1f} by the logistic regression"
+            f"* {name}: {more['kmeans']:+z.1f} by k-means, {more['logistic']:+z.1f} by the logistic regression."
         )
     return "\n".join(lines)
 
