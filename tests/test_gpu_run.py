@@ -93,7 +93,7 @@ def test_a_miniature_goes_through_everything_and_the_next_one_goes_on(pool, tmp_
     assert record["device"] and record["environment"]["torch"] and record["date"]
     assert record["sections"]["reading"]["crops"] == 5 * TINY.photographs
     first = record["sections"]["pretraining"]
-    assert load_backbone(str(out)).features(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 64, 16)
+    assert load_backbone(str(out)).features(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 64, 24)
     for part in first["parts"]:
         (carried / part).write_bytes((out / part).read_bytes())
     again = gpu_run.pretraining(TINY.recipe, out, "cpu", 0.0, carried)
