@@ -7,7 +7,7 @@ no clusters of CAUSE are fitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Re
 from cause_lite.backbones.pretrain_photos import PhotoPretraining, PhotosConfig, pretrain_and_export_photos
 from cause_lite.config import FitConfig
 from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
-from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, configured
+from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, centred_on, configured
 from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
@@ -58,7 +58,28 @@ TRIALS = {
 
 
 def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
-    """Yield k-means for each seed, and one logistic regression, on each trial's backbone.
+    """Yield k-means for each seed, and one logistic regression, on each trial's backbone; see `feature_runs`."""
+    backbones = {trial: (one.title, name_of(trial)) for trial, one in TRIALS.items()}
+    return feature_runs(STUDY, data, seeds, backbones, _scored)
+
+
+def feature_runs(
+    study: str,
+    data: str,
+    seeds: int,
+    backbones: dict[str, tuple[str, str]],
+    work: Callable[[FitConfig, str, str], dict],
+) -> Iterator[Run]:
+    """Yield k-means for each seed, and one logistic regression, on the features of each backbone.
+
+    Parameters
+    ----------
+    study, data, seeds
+        The name of the study; `msrc` or `camvid`; how many seeds k-means has.
+    backbones
+        A title, and the backbone's name before it is centred, by what runs are called.
+    work
+        Takes the settings, the key in `backbones` and a method of `METHODS`; returns the record.
 
     Raises
     ------
@@ -66,14 +87,18 @@ def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Ite
         For a data set other than msrc and camvid.
     """
     if data not in CENTRES:
-        raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
-    for trial, one in TRIALS.items():
+        raise UserError(f"study {study}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
+    for key, (title, backbone) in backbones.items():
         for method, count in (("kmeans", seeds), ("logistic", 1)):
             for seed in range(count):
-                base = configured(data, BASELINE_HEAD, seed)
-                config = base.replace({"backbone": f"{name_of(trial)}?{CENTRES[data]}"})
-                work = partial(_scored, config, trial, METHODS[method])
-                yield Run(f"{trial}/{method}", one.title, config, work)
+                config = configured(data, BASELINE_HEAD, seed).replace({"backbone": centred_on(backbone, data)})
+                yield Run(f"{key}/{method}", title, config, partial(work, config, key, METHODS[method]))
+
+
+def validation_record(config: FitConfig, method: str) -> dict:
+    """Return the record of a baseline on validation images."""
+    train, val = load_training(config), load_evaluation(config, STUDY_SPLIT)
+    return next(baseline_records(config, train, val, (method,)))
 
 
 def name_of(trial: str) -> str:
@@ -106,6 +131,5 @@ def summary(data: str) -> pd.DataFrame:
 def _scored(config: FitConfig, trial: str, method: str) -> dict:
     made(trial)
     card = read_json(pretrained_dir(name_of(trial)) / "network.json")
-    train, val = load_training(config), load_evaluation(config, STUDY_SPLIT)
     trained = {key: card[key] for key in ("config", "seconds", "sha256")}
-    return next(baseline_records(config, train, val, (method,))) | {"pretraining": trained}
+    return validation_record(config, method) | {"pretraining": trained}

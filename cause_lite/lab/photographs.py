@@ -91,15 +91,19 @@ def configured(
     if data not in CENTRES:
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
     kind, high, low = thresholds
-    name = LADDER[rung]
     changes = {
-        "backbone": f"{name}{'&' if '?' in name else '?'}{CENTRES[data]}",
+        "backbone": centred_on(LADDER[rung], data),
         "head.threshold_kind": kind,
         "head.positive_threshold": high,
         "head.negative_threshold": low,
         "head.epochs": EPOCHS,
     }
     return recipe(data, head, seed, changes=changes)
+
+
+def centred_on(backbone: str, data: str) -> str:
+    """Return the name of a backbone that is centred on a data set's training photographs."""
+    return f"{backbone}{'&' if '?' in backbone else '?'}{CENTRES[data]}"
 
 
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:

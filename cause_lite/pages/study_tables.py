@@ -233,7 +233,8 @@ def contexts_text(rung: str, context: int) -> str:
     for data, name in DATA_WORDS.items():
         table = contexts.summary(data).loc[rung]
         more = {
-            method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"] for method in contexts.METHODS
+            method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"]
+            for method in objectives.METHODS
         }
         lines.append(
             f"* {name}: {more['kmeans']:+z.1f} by k-means, {more['logistic']:+z.1f} by the logistic regression."
