@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -152,7 +154,7 @@ def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 
     def work(number: int) -> dict:
         done.append(number)
-        return {"miou": float(number)}
+        return {"miou": float(number), "config": config.replace({"seed": number}).model_dump()}
 
     config = quick_config({"head.kind": "mlp"})
     runs = [studies.Run(str(n), f"run {n}", config.replace({"seed": n}), lambda n=n: work(n)) for n in range(3)]
@@ -161,6 +163,9 @@ def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == keys[:2]
     assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == keys[2:]
     assert done == [0, 1, 2] and len(studies.read_study("ablations", "scenes")) == 3
+    other = dataclasses.replace(runs[1], config=runs[1].config.replace({"head.epochs": 77}))
+    with pytest.raises(UserError, match=rf"{keys[1]} was made with other settings \(head.epochs was .* and is 77\)"):
+        list(studies.run_study("ablations", "scenes", iter([other])))
 
 
 def test_heads_have_as_many_tensors_as_released():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
@@ -94,7 +95,8 @@ def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
     shown = study_tables.ladder_table("msrc", "miou").set_index("")["photos"]
     assert (shown["logistic regression"], shown["leak"]) == ("not run", "+21.0 (+21.0\u00a0to\u00a0+21.0)*")
     lines = study_tables.ladder_text("msrc", "photos").splitlines()
-    starts = ("* `photos`, the clean method less k-means: +6.0 (", "* `photos`, labels that reach the head: +21.0 (")
+    leak = "step 3 as released less the same step with labels detached"
+    starts = ("* `photos`, the clean method less k-means: +6.0 (", f"* `photos`, {leak}: +21.0 (")
     assert len(lines) == 3 and all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
 
 
@@ -113,7 +115,26 @@ def test_the_growth_of_the_gain_is_paired_by_seed_and_corrected_as_one_family(mo
     assert len(table) == 4 and set(table["seeds"]) == {5}
     assert table["difference"].to_numpy() == pytest.approx(np.full(4, expected.mean))
     assert table["adjusted_p"].to_numpy() == pytest.approx(np.full(4, min(1, 4 * expected.p_value)))
-    assert study_tables.growth_text("photos", "efficientnet-lite2").count("\n* ") == 4
+    text = study_tables.growth_text("photos", "efficientnet-lite2")
+    assert text.count("\n* ") == 4 and text.endswith(
+        f"Of these 4 differences, {sum(table['finding']) or 'none'} is a finding."
+    )
+
+
+def test_what_was_not_run_is_told_from_what_has_few_seeds(monkeypatch):
+    runs = [made("photos/clean", CAUSE["mlp"], seed, 20.0) for seed in range(5)]
+    runs += [made("scenes/clean", CAUSE["mlp"], 0, 20.0)]
+    monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    assert ladder.lacking("msrc")["clean"] == {"untrained": 0, "scenes": 1, "camvid": 0, photographs.BACKBONE: 0}
+    nothing, told = study_tables.lacking_text().splitlines()[:2]
+    assert "CAUSE-TR: nothing was run" in nothing
+    assert "; clean: not run on `untrained`, `camvid`, `efficientnet-lite2` and 1 seed on `scenes`; " in told
+
+
+def test_trials_that_read_the_same_share_the_first_place():
+    titles = pd.Series({"one": "first", "two": "second", "three": "third"})
+    told = study_tables._highest(pd.Series({"three": 40.0, "two": 42.56, "one": 42.64}), titles)
+    assert told == "are *second* and *first*"
 
 
 def test_runs_are_paired_by_the_seeds_that_both_have():

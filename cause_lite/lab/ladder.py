@@ -98,11 +98,14 @@ def ahead(records: Iterable[dict], others: Iterable[dict]) -> tuple[Estimate, in
     return paired_t(differences), len(differences)
 
 
-def lacking(data: str, head: str = "mlp") -> dict[str, list[str]]:
-    """Return the backbones on which an arm has fewer seeds than a finding needs, by the arm; each has some."""
+def lacking(data: str, head: str = "mlp") -> dict[str, dict[str, int]]:
+    """Return on which backbones an arm has fewer seeds than a finding needs, and how many, by the arm."""
     seeds = Counter(record["name"] for record in _of_head(data, head).values())
-    rungs = {arm: [rung for rung in LADDER if seeds[named(arm, rung)] < SEEDS_FOR_FINDING] for arm in ARMS}
-    return {arm: few for arm, few in rungs.items() if few}
+    few = {
+        arm: {rung: seeds[named(arm, rung)] for rung in LADDER if seeds[named(arm, rung)] < SEEDS_FOR_FINDING}
+        for arm in ARMS
+    }
+    return {arm: rungs for arm, rungs in few.items() if rungs}
 
 
 def _of_head(data: str, head: str) -> dict[str, dict]:

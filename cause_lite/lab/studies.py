@@ -19,18 +19,20 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cause_lite.checkpoints.config_records import read_config
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.lab.as_released import WARNING
 from cause_lite.lab.comparison import CAUSE, as_record, training_features
 from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import HEADS, ablations, recipe
-from cause_lite.lab.runs import fitted_segmenter, load_training, score_segmenter
+from cause_lite.lab.recipes.reading import flattened
+from cause_lite.lab.runs import fitted_segmenter, folder_clusters, load_training, score_segmenter
 from cause_lite.lab.statistics import UNKNOWN_CPU, compared, device_of
 from cause_lite.loop import Session
 from cause_lite.runtime import provenance
 from cause_lite.runtime.device import deterministic
-from cause_lite.runtime.files import locked, project_dir, read_json, write_json
+from cause_lite.runtime.files import UserError, locked, project_dir, read_json, write_json
 from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 
@@ -114,15 +116,36 @@ def method_scores(frame: pd.DataFrame, index: str | list[str]) -> pd.DataFrame:
 
 
 def run_study(study: str, data: str, runs: Iterator[Run]) -> Iterator[tuple[str, dict]]:
-    """Do the runs that have no record yet; yield each as it is done, after its record is on disk."""
+    """Do the runs that have no record yet; yield each as it is done, after its record is on disk.
+
+    Raises UserError when the record of a run has other settings than the run has now.
+    """
     for run in runs:
         with locked(records_path(study, data).parent, wait=True):
-            if run.key in read_study(study, data):
-                continue
+            found = read_study(study, data).get(run.key)
+        if found is not None:
+            if changed := changed_settings(found, run.config):
+                raise UserError(
+                    f"{records_path(study, data)}: {run.key} was made with other settings ({'; '.join(changed)}); "
+                    "take that record out to make it anew"
+                )
+            continue
         record = run.work() | {"name": run.name, "title": run.title}
         with locked(records_path(study, data).parent, wait=True):
             write_json(records_path(study, data), {"records": read_study(study, data) | {run.key: record}})
         yield run.key, record
+
+
+def changed_settings(record: dict, config: FitConfig) -> list[str]:
+    """Return in words which settings of a record differ from those that its run has now."""
+    then, now = (flattened(settings.model_dump()) for settings in (read_config(record["config"]), config))
+    # How many clusters a folder has; early records name a number for labelled data too, where it says nothing.
+    ignored = set() if folder_clusters(config) else {"data.clusters"}
+    return [
+        f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(then.keys() | now.keys())
+        if name not in ignored and then.get(name) != now.get(name)
+    ]
 
 
 def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:

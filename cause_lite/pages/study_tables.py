@@ -23,10 +23,9 @@ SPLITS = {"val": "validation images", "test": "test images"}
 DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
 LADDER_WORDS = {
     "gain": "the clean method less k-means",
-    "leak": "labels that reach the head",
-    "loop": "the authors' loop without those labels",
+    "leak": "step 3 as released less the same step with labels detached",
+    "loop": "step 3 as released with labels detached less the clean method",
 }
-EVERYWHERE = "on every backbone"
 SPREAD = (
     "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
     "choice of test images."
@@ -190,10 +189,11 @@ def lacking_text() -> str:
     """Return what the ladder has not run, or with too few seeds for a finding, as a Markdown list."""
     lines = []
     for (data, name), (head, method) in itertools.product(DATA_WORDS.items(), CAUSE.items()):
-        lacking = {arm: _rungs(few) for arm, few in ladder.lacking(data, head).items()}
-        told = "; ".join(f"{ladder.ARMS[arm]} {where}" for arm, where in lacking.items())
+        lacking = ladder.lacking(data, head)
+        told = "; ".join(f"{ladder.ARMS[arm]}: {_rungs(few)}" for arm, few in lacking.items())
         if told:
-            none = lacking.get("clean") == EVERYWHERE
+            clean = lacking.get("clean", {})
+            none = len(clean) == len(photographs.LADDER) and not any(clean.values())
             lines.append(f"* {name}, {method}: {'nothing was run with this head' if none else told}")
     return "\n".join(lines)
 
@@ -252,24 +252,36 @@ def objectives_text() -> str:
         for method, title in (("kmeans", "k-means"), ("logistic", "the logistic regression")):
             score = table[f"{method}_miou"]
             order = score[trials.index].sort_values()
-            best, worst = (trials.loc[trial, "title"] for trial in (order.index[-1], order.index[0]))
+            best, worst = _highest(order, trials["title"]), trials.loc[order.index[0], "title"]
             more = score[objectives.LONGER] - score[objectives.FIRST]
-            told.append(f"by {title}, best is *{best}*, worst is *{worst}*, and longer training adds {more:+z.1f} mIoU")
+            told.append(f"by {title}, best {best}, worst is *{worst}*, and longer training adds {more:+z.1f} mIoU")
         lines.append(f"* {name}: {'; '.join(told)}.")
     return "\n".join(lines)
 
 
-def _rungs(rungs: list[str]) -> str:
-    return EVERYWHERE if rungs == list(photographs.LADDER) else "on " + ", ".join(f"`{rung}`" for rung in rungs)
+def _highest(scores: pd.Series, titles: pd.Series) -> str:
+    """Return in words what scores highest; what reads the same at the shown precision shares the place."""
+    names = [f"*{titles[trial]}*" for trial, score in scores.items() if f"{score:.1f}" == f"{scores.max():.1f}"]
+    return f"{'is' if len(names) == 1 else 'are'} {' and '.join(names)}"
+
+
+def _rungs(seeds: dict[str, int]) -> str:
+    """Return backbones in words, those that have no run first."""
+    told = []
+    for count in sorted(set(seeds.values())):
+        rungs = [f"`{rung}`" for rung in seeds if seeds[rung] == count]
+        told.append(("not run on " if not count else f"{count} seed{'s' if count > 1 else ''} on ") + ", ".join(rungs))
+    return " and ".join(told)
 
 
 def growth_text(lower: str, higher: str) -> str:
     """Return how much larger the clean gain is on one backbone than on another, and whether that is a finding."""
-    lines = [
-        f"* {DATA_WORDS[row.data]}, {row.score}: {with_interval(row)}; {verdict(row)}"
-        for row in _rows(ladder.growth((lower, higher)))
-    ]
-    return "\n".join([f"The gain on `{higher}` less that on `{lower}`, in points:", "", *lines])
+    rows = _rows(ladder.growth((lower, higher)))
+    lines = [f"* {DATA_WORDS[row.data]}, {row.score}: {with_interval(row)}; {verdict(row)}" for row in rows]
+    found = [row for row in rows if row.finding]
+    told = "is a finding" if len(found) < 2 else "are findings"
+    answer = f"Of these {len(rows)} differences, {len(found) or 'none'} {told}."
+    return "\n".join([f"The gain on `{higher}` less that on `{lower}`, in points:", "", *lines, "", answer])
 
 
 def _rows(table: pd.DataFrame) -> list:
