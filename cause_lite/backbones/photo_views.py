@@ -37,11 +37,11 @@ class Cut:
 class Views:
     """Draw batches of photographs and overlapping pairs of views; the same step gives the same views."""
 
-    def __init__(self, photos: Photos, seed: int, side: int, scale: tuple[float, float], device: torch.device) -> None:
+    def __init__(self, photos: Photos, seed: int, scale: tuple[float, float], device: torch.device) -> None:
         images = torch.from_numpy(photos.images)
         self.images = images.to(device) if device.type != "cpu" else images
         self.aspects = torch.from_numpy(photos.aspects)
-        self.seed, self.side, self.scale, self.device = seed, side, scale, device
+        self.seed, self.scale, self.device = seed, scale, device
         self.generator = torch.Generator(device)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -54,7 +54,7 @@ class Views:
         order = np.random.default_rng([self.seed, step // steps]).permutation(len(self.aspects))
         return torch.from_numpy(order[step % steps * count :][:count])
 
-    def draw(self, step: int, count: int) -> tuple[Tensor, list[Tensor], list[Cut]]:
+    def draw(self, step: int, side: int, count: int) -> tuple[Tensor, list[Tensor], list[Cut]]:
         """Return photographs (B, 3, S, S) in 0..1, two views of each (B, 3, side, side), and how those were cut."""
         self.generator.manual_seed(self.seed * 2**32 + step)
         which = self.numbers(step, count)
@@ -62,7 +62,7 @@ class Views:
         pictures = self.images[which.to(self.images.device)].permute(0, 3, 1, 2).float() / 255
         first = self._box(aspects)
         cuts = [Cut(box, self.uniform(count) < 0.5) for box in (first, self._beside(first, self._box(aspects)))]
-        return pictures, [self._colours(cut.sample(pictures, self.side)) for cut in cuts], cuts
+        return pictures, [self._colours(cut.sample(pictures, side)) for cut in cuts], cuts
 
     def _box(self, aspect: Tensor) -> Tensor:
         """Draw random boxes; their area is a share of the largest square in the photograph (B,) of that aspect."""
@@ -102,7 +102,7 @@ class Views:
 
     def _blur(self, view: Tensor) -> Tensor:
         """Blur by a Gaussian of one random width for all, rows first and columns next."""
-        sigma = self.uniform(1, low=SIGMA[0], high=SIGMA[1]) * self.side / 64
+        sigma = self.uniform(1, low=SIGMA[0], high=SIGMA[1]) * view.shape[-1] / 64
         weights = torch.exp(-(torch.arange(-3.0, 4.0, device=self.device) ** 2) / (2 * sigma**2))
         weights = weights / weights.sum()
         planes = F.pad(view.flatten(0, 1)[:, None], (3, 3, 3, 3), mode="replicate")

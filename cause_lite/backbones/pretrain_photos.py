@@ -46,14 +46,14 @@ class PhotosConfig:
     """What decides the weights. Lengths in pixels, rates per step."""
 
     seed: int = 0
-    steps: int = 3000  # at a constant rate
+    steps: int = 5000  # at a constant rate
     cooldown: int = 400  # and further ones on the branch that is exported
     channels: tuple[int, ...] = (48, 96, 192, 384)  # of a ResNet-18's levels
     levels: tuple[int, ...] = (2, 3, 4)  # whose means over regions are contrasted
     joined: tuple[int, ...] = (2, 3, 4)  # that the backbone joins
     context: int = 3  # cells of each level to each side over which it averages that level
-    crop: int = 64
-    batch: int = 128
+    # By the step from which it holds: the side of a view, and how many photographs a step sees.
+    views: tuple[tuple[int, int, int], ...] = ((0, 64, 128), (2900, 48, 228))
     scale: tuple[float, float] = (0.15, 1.0)  # share of a photograph's largest square that a crop covers
     hidden: int = 512
     projection: int = 128
@@ -70,6 +70,10 @@ class PhotosConfig:
         """Return the learning rate of a step: it rises, stays, and falls to 0 on the branch."""
         left = (self.steps + self.cooldown - step) / max(1, self.cooldown)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
+
+    def views_at(self, step: int) -> tuple[int, int]:
+        """Return the side of a step's views and how many photographs it sees; small views leave room for more."""
+        return next((side, count) for start, side, count in reversed(self.views) if step >= start)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class PhotoPretraining:
         torch.manual_seed(config.seed)  # timm and lightly draw their initial weights from the global state
         self.config, self.device = config, device
         self.precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
-        self.views = Views(pool, config.seed, config.crop, config.scale, device)
+        self.views = Views(pool, config.seed, config.scale, device)
         self.network = place(resnet(config, config.levels), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         widths = widths_of(self.network)
@@ -133,7 +137,7 @@ class PhotoPretraining:
 
     def seen(self) -> Seen:
         """Draw this step's views, and the regions of their photographs."""
-        pictures, views, cuts = self.views.draw(self.step, self.config.batch)
+        pictures, views, cuts = self.views.draw(self.step, *self.config.views_at(self.step))
         both = normalised(torch.cat(views)).contiguous(memory_format=torch.channels_last)
         return Seen(both, regions_of(pictures, self.config.regions, self.views.generator), cuts)
 
@@ -304,15 +308,19 @@ def photos_card(card: dict) -> str:
         for name, one in sorted(card["sources"].items())
     )
     steps = config["steps"] + config["cooldown"]
+    views = "; ".join(
+        f"from step {start:,}, {side} pixels, {count} photographs" for start, side, count in config["views"]
+    )
     return f"""# The photos backbone
 
 A ResNet-18 (timm) of widths {", ".join(map(str, config["channels"]))} whose convolutions pad by reflection. Its
 levels {", ".join(map(str, config["joined"]))}, each of unit length, then averaged over {card["context"]} cells to
 each side, are joined on a grid of {card["patch"]} pixels and centred.
 
-* **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps} steps of {config["batch"]} photographs on
-  {card["device"]} in {card["seconds"] / 60:.0f} minutes; exported at commit {card["commit"][:12]}, {card["date"][:10]}.
+* **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps:,} steps on {card["device"]} in
+  {card["seconds"] / 60:.0f} minutes; exported at commit {card["commit"][:12]}, {card["date"][:10]}.
   The bits repeat neither across numbers of threads nor across devices.
+* **Views** of two crops a photograph, by the step: {views}.
 * **Learned from** {about["count"]:,} photographs, listed below. No label was read. Left out are duplicates and what
   {about["avoided"]:,} images of MSRC and CamVid show.
 * **Losses** over wholes and over regions: {early[0]:.2f} and {early[1]:.2f} at first, {late[0]:.2f} and

@@ -71,7 +71,7 @@ MINIATURE = Plan(
     4,
     256,
     6,
-    PhotosConfig(channels=(8, 8, 8, 8), batch=4, hidden=16, projection=8, regions=3, cooldown=1),
+    PhotosConfig(channels=(8, 8, 8, 8), views=((0, 64, 4),), hidden=16, projection=8, regions=3, cooldown=1),
 )
 
 

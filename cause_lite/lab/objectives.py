@@ -26,26 +26,27 @@ from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
 from cause_lite.runtime.files import UserError, read_json
 
 STUDY = "objectives"
-LENGTH = PhotosConfig(
-    steps=240, cooldown=60, joined=(3, 4), context=0
-)  # of each trial but `longer`: minutes on one core
-FIRST = "contrast"  # the recipe of the backbone that ships
-LONGER = "longer"  # the first trial's recipe with as many steps as the backbone that ships took
+SIDE, COUNT = 64, 128  # of a view in pixels; photographs of a step
+LENGTH = PhotosConfig(  # of each trial but `longer`: minutes on one core
+    steps=240, cooldown=60, joined=(3, 4), context=0, views=((0, SIDE, COUNT),)
+)
+FIRST = "contrast"  # the objective of the backbone that ships
+LONGER = "longer"  # the first trial's recipe, with as many steps as the backbone that ships took with such views
 METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to learn: the objective, and what it changes in the recipe, such as `crop`."""
+    """One way to learn: the objective, and what it changes in the recipe, such as `views`."""
 
     title: str
     kind: type[PhotoPretraining] = PhotoPretraining
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-def with_crops(side: int) -> dict[str, int]:
-    """Return the changes for crops of another side, in a batch of about as many pixels."""
-    return {"crop": side, "batch": round(LENGTH.batch * (LENGTH.crop / side) ** 2)}
+def with_crops(side: int) -> dict[str, tuple]:
+    """Return the changes for views of another side, in a batch of about as many pixels."""
+    return {"views": ((0, side, round(COUNT * (SIDE / side) ** 2)),)}
 
 
 TRIALS = {
