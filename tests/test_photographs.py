@@ -128,7 +128,17 @@ def test_what_was_not_run_is_told_from_what_has_few_seeds(monkeypatch):
     assert ladder.lacking("msrc")["clean"] == {"untrained": 0, "scenes": 1, "camvid": 0, photographs.BACKBONE: 0}
     nothing, told = study_tables.lacking_text().splitlines()[:2]
     assert "CAUSE-TR: nothing was run" in nothing
-    assert "; clean: not run on `untrained`, `camvid`, `efficientnet-lite2` and 1 seed on `scenes`; " in told
+    assert "; clean: not run on `untrained`, `camvid`, `efficientnet-lite2` (1 seed on `scenes`); " in told
+
+
+def test_the_table_of_classes_has_means_over_seeds(monkeypatch):
+    runs = [
+        made("photos/clean", CAUSE["mlp"], seed, 0.0) | {"iou": [10.0 * seed + number for number in range(11)]}
+        for seed in range(2)
+    ] + [made("photos/clean", CAUSE["tr"], 0, 0.0) | {"iou": [99.0] * 11}]
+    monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    table = study_tables.classes_table("camvid", {"ours": ("photos/clean", CAUSE["mlp"])}).set_index("class")
+    assert table.loc["sky", "ours"] == "5.0" and table.loc["bicyclist", "ours"] == "15.0"
 
 
 def test_trials_that_read_the_same_share_the_first_place():

@@ -87,6 +87,13 @@ def test_evaluation_sets_are_found_in_every_format_that_is_read(few_scenes, tmp_
     assert photos.evaluation_hashes()[0] == photos.difference_hash(photos.record(encoded(few_scenes.images[2]))[0])
 
 
+def test_a_pack_without_a_source_is_named(packed, monkeypatch):
+    more = dataclasses.replace(photos.SOURCES[0], name="later")
+    monkeypatch.setattr(photos, "SOURCES", (*photos.SOURCES, more))
+    with pytest.raises(UserError, match="lacks the photographs of later; remove it"):
+        photos.load()
+
+
 def test_a_pack_that_lies_there_is_only_reported(packed):
     said = []
     datasets.prepare("photos", said.append)
@@ -126,6 +133,16 @@ def test_a_region_has_the_same_mean_in_both_views(packed):
     assert len(photograph) == len(rows) // 2 and set(photograph.tolist()) <= set(range(4))
 
 
+def test_views_change_with_the_step_and_a_branch_keeps_them(packed):
+    longer = dataclasses.replace(TINY, steps=3, cooldown=3)
+    assert [longer.views_at(step) for step in range(5)] == [(64, 4)] * 2 + [(48, 5)] * 3
+    assert [TINY.views_at(step) for step in range(4)] == [(64, 4)] * 4
+    run = pretrain_photos.PhotoPretraining(packed, longer, CPU)
+    for count, side in ((4, 64), (4, 64), (5, 48), (5, 48)):
+        assert run.seen().views.shape == (2 * count, 3, side, side)
+        run.advance()
+
+
 def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_scenes, tmp_path):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), stopped, CPU)
@@ -139,6 +156,8 @@ def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_sce
         pretrain_photos.pretrain(packed, dataclasses.replace(TINY, steps=3), whole, CPU)
     with pytest.raises(UserError, match="of another recipe"):
         pretrain_photos.pretrain(packed, dataclasses.replace(longer, channels=(8, 8, 8, 16)), whole, CPU)
+    with pytest.raises(UserError, match=r"of another recipe \(views were .*48.* and are"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(longer, steps=5, views=((0, 64, 4),)), whole, CPU)
     backbone = load_backbone(str(whole))
     features = backbone.features(few_scenes.images[:2])
     assert features.shape == (2, 256, backbone.dim) and backbone.dim == 24
@@ -187,6 +206,10 @@ def test_the_study_of_objectives_names_its_data_and_keeps_the_pixels():
         list(objectives.objective_runs("scenes", 1))
     runs = list(objectives.objective_runs("msrc", 3))
     assert len(runs) == (3 + 1) * len(objectives.TRIALS) and len({run.key for run in runs}) == len(runs)
+    shipped = read_json(bundled_dir() / "photos" / "network.json")["config"]
+    first, later = shipped["views"]
+    assert tuple(first) == objectives.LENGTH.views[0]
+    assert objectives.TRIALS[objectives.LONGER].changes == {"steps": later[0], "cooldown": shipped["cooldown"]}
     trials = [dataclasses.replace(objectives.LENGTH, **trial.changes) for trial in objectives.TRIALS.values()]
     pixels = [count * side**2 for one in trials for _, side, count in one.views]
-    assert pixels == pytest.approx([128 * 64**2] * len(pixels), rel=0.01)
+    assert pixels == pytest.approx([first[2] * first[1] ** 2] * len(pixels), rel=0.01)

@@ -72,8 +72,13 @@ class PhotosConfig:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
 
     def views_at(self, step: int) -> tuple[int, int]:
-        """Return the side of a step's views and how many photographs it sees; small views leave room for more."""
-        return next((side, count) for start, side, count in reversed(self.views) if step >= start)
+        """Return the side of a step's views and how many photographs it sees; a branch keeps its run's."""
+        _, side, count = self.stages(step + 1)[-1]
+        return side, count
+
+    def stages(self, steps: int) -> list[tuple[int, int, int]]:
+        """Return the stages of `views` that the first so many steps go through."""
+        return [(start, side, count) for start, side, count in self.views if start < min(steps, self.steps)]
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ class PhotoPretraining:
     def state(self) -> dict:
         """Return everything that a later run needs to go on."""
         held = {name: getattr(self, name).state_dict() for name in HELD}
-        return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds}
+        views = self.config.stages(self.step)
+        return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds, "views": views}
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
@@ -182,6 +188,8 @@ class PhotoPretraining:
         try:
             for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
+            if (views := self.config.stages(state["step"])) != state["views"]:
+                raise ValueError(f"views were {state['views']} and are {views}")
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder") from error
@@ -308,8 +316,9 @@ def photos_card(card: dict) -> str:
         for name, one in sorted(card["sources"].items())
     )
     steps = config["steps"] + config["cooldown"]
+    stages = PhotosConfig(**config).stages(config["steps"])
     views = "; ".join(
-        f"from step {start:,}, {side} pixels, {count} photographs" for start, side, count in config["views"]
+        f"{side} pixels a side and {count} photographs a step from step {start:,}" for start, side, count in stages
     )
     return f"""# The photos backbone
 
@@ -320,11 +329,12 @@ each side, are joined on a grid of {card["patch"]} pixels and centred.
 * **Made by** `cause-lite pretrain photos`, seed {config["seed"]}, {steps:,} steps on {card["device"]} in
   {card["seconds"] / 60:.0f} minutes; exported at commit {card["commit"][:12]}, {card["date"][:10]}.
   The bits repeat neither across numbers of threads nor across devices.
-* **Views** of two crops a photograph, by the step: {views}.
+* **Views**, two of each photograph: {views}.
 * **Learned from** {about["count"]:,} photographs, listed below. No label was read. Left out are duplicates and what
   {about["avoided"]:,} images of MSRC and CamVid show.
 * **Losses** over wholes and over regions: {early[0]:.2f} and {early[1]:.2f} at first, {late[0]:.2f} and
-  {late[1]:.2f} at last; the curve, the whole configuration and the versions are in network.json.
+  {late[1]:.2f} at last. More photographs a step are more negatives, which makes a loss larger. The curve, the whole
+  configuration and the versions are in network.json.
 * **Weights** network.safetensors, half precision, sha256 `{card["sha256"]}`.
 * **Scores** on MSRC and CamVid, beside weaker and stronger backbones: the chapter *What stronger features change*
   (`book/stronger.md`), drawn from `data/records/photographs-msrc.json` and `photographs-camvid.json`.

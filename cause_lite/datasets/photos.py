@@ -235,11 +235,15 @@ def load_split(squaring: Squaring) -> Split:
 
 
 def load() -> Photos:
-    """Return the packed photographs. Raises UserError when they are not there or damaged."""
+    """Return the packed photographs. Raises UserError when they are not there, damaged, or lack a source."""
     root = packed_dir()
     if not (root / "index.json").exists():
         raise UserError("photos: not packed on this machine; run `cause-lite data photos`")
     about = read_json(root / "index.json")
+    if missing := {source.name for source in SOURCES} - set(about.get("sources", ())):
+        raise UserError(
+            f"{root}: lacks the photographs of {', '.join(sorted(missing))}; remove it and run `cause-lite data photos`"
+        )
     try:
         images = np.memmap(root / "images.u8", np.uint8, "c", shape=(about["count"], SIDE, SIDE, 3))
         aspects = np.load(root / "aspects.npy")

@@ -24,6 +24,7 @@ from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
 from cause_lite.runtime.files import UserError, read_json
+from cause_lite.runtime.provenance import config_hash
 
 STUDY = "objectives"
 SIDE, COUNT = 64, 128  # of a view in pixels; photographs of a step
@@ -31,7 +32,7 @@ LENGTH = PhotosConfig(  # of each trial but `longer`: minutes on one core
     steps=240, cooldown=60, joined=(3, 4), context=0, views=((0, SIDE, COUNT),)
 )
 FIRST = "contrast"  # the objective of the backbone that ships
-LONGER = "longer"  # the first trial's recipe, with as many steps as the backbone that ships took with such views
+LONGER = "longer"  # the first trial, with as many steps at a constant rate as what ships took with such views
 METHODS = {"kmeans": FEATURE_KMEANS, "logistic": LOGISTIC}
 
 
@@ -108,11 +109,16 @@ def name_of(trial: str) -> str:
 
 
 def made(trial: str) -> None:
-    """Pre-train the backbone of a trial unless it lies in the cache; cut off, it goes on from its last steps."""
-    folder = pretrained_dir(name_of(trial))
-    if not (folder / "network.json").exists():
-        one = TRIALS[trial]
-        pretrain_and_export_photos(replace(LENGTH, **one.changes), folder, "cpu", one.kind)
+    """Pre-train the backbone of a trial unless it lies in the cache; cut off, it goes on from its last steps.
+
+    Raises UserError when what lies there has other settings.
+    """
+    folder, one = pretrained_dir(name_of(trial)), TRIALS[trial]
+    config, card = replace(LENGTH, **one.changes), folder / "network.json"
+    if not card.exists():
+        pretrain_and_export_photos(config, folder, "cpu", one.kind)
+    elif read_json(card)["config_hash"] != config_hash(config):
+        raise UserError(f"{folder}: was made with other settings; remove it to pre-train this trial anew")
 
 
 def summary(data: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from cause_lite.backbones.loading import labels_seen
+from cause_lite.datasets import camvid, msrc
 from cause_lite.lab import contexts, ladder, objectives, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
@@ -20,6 +21,7 @@ from cause_lite.pages.headlines import record
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
+CLASSES = {"msrc": msrc.CLASSES, "camvid": camvid.CLASSES}
 DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
 LADDER_WORDS = {
     "gain": "the clean method less k-means",
@@ -146,6 +148,18 @@ def ladder_table(data: str, score: str, head: str = "mlp") -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis(index="").reset_index()
 
 
+def classes_table(data: str, shown: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """Return the IoU of each class in percent, means over seeds, a row a class.
+
+    `shown` gives the name of the runs and their method by the title of a column.
+    """
+    columns = {}
+    for title, runs in shown.items():
+        scores = [record["iou"] for record in ladder.runs_of(photographs.STUDY, data, *runs)]
+        columns[title] = [f"{score:.1f}" for score in np.mean(scores, axis=0)]
+    return pd.DataFrame({"class": CLASSES[data]} | columns)
+
+
 def ladder_text(
     data: str, rung: str = photographs.BACKBONE, wanted: tuple[str, ...] = tuple(LADDER_WORDS), head: str = "mlp"
 ) -> str:
@@ -269,9 +283,9 @@ def _rungs(seeds: dict[str, int]) -> str:
     """Return backbones in words, those that have no run first."""
     told = []
     for count in sorted(set(seeds.values())):
-        rungs = [f"`{rung}`" for rung in seeds if seeds[rung] == count]
-        told.append(("not run on " if not count else f"{count} seed{'s' if count > 1 else ''} on ") + ", ".join(rungs))
-    return " and ".join(told)
+        rungs = ", ".join(f"`{rung}`" for rung in seeds if seeds[rung] == count)
+        told.append(f"not run on {rungs}" if not count else f"({count} seed{'s' if count > 1 else ''} on {rungs})")
+    return " ".join(told)
 
 
 def growth_text(lower: str, higher: str) -> str:
