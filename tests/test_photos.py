@@ -201,6 +201,15 @@ def test_the_part_that_an_objective_leaves_out_moves_nothing_by_its_gradient(pac
         assert all(value.grad is None for value in getattr(run, left_out).parameters())
 
 
+def test_a_trial_of_other_settings_in_the_cache_is_refused(packed, monkeypatch):
+    monkeypatch.setattr(objectives, "LENGTH", dataclasses.replace(TINY, views=((0, 64, 4),)))
+    card = objectives.made(objectives.FIRST)
+    assert objectives.made(objectives.FIRST) == card and card["config"]["steps"] == TINY.steps
+    monkeypatch.setattr(objectives, "LENGTH", TINY)
+    with pytest.raises(UserError, match="photos-trial-contrast: was made with other settings"):
+        objectives.made(objectives.FIRST)
+
+
 def test_the_study_of_objectives_names_its_data_and_keeps_the_pixels():
     with pytest.raises(UserError, match="study objectives: no data set 'scenes'"):
         list(objectives.objective_runs("scenes", 1))

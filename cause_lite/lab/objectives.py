@@ -108,17 +108,19 @@ def name_of(trial: str) -> str:
     return f"photos-trial-{trial}"
 
 
-def made(trial: str) -> None:
-    """Pre-train the backbone of a trial unless it lies in the cache; cut off, it goes on from its last steps.
+def made(trial: str) -> dict:
+    """Return the card of a trial's backbone, pre-trained first unless it lies in the cache; cut off, it goes on.
 
     Raises UserError when what lies there has other settings.
     """
     folder, one = pretrained_dir(name_of(trial)), TRIALS[trial]
-    config, card = replace(LENGTH, **one.changes), folder / "network.json"
-    if not card.exists():
+    config = replace(LENGTH, **one.changes)
+    if not (folder / "network.json").exists():
         pretrain_and_export_photos(config, folder, "cpu", one.kind)
-    elif read_json(card)["config_hash"] != config_hash(config):
+    card = read_json(folder / "network.json")
+    if card["config_hash"] != config_hash(config):
         raise UserError(f"{folder}: was made with other settings; remove it to pre-train this trial anew")
+    return card
 
 
 def summary(data: str) -> pd.DataFrame:
@@ -136,7 +138,6 @@ def summary(data: str) -> pd.DataFrame:
 
 
 def _scored(config: FitConfig, trial: str, method: str) -> dict:
-    made(trial)
-    card = read_json(pretrained_dir(name_of(trial)) / "network.json")
+    card = made(trial)
     trained = {key: card[key] for key in ("config", "seconds", "sha256")}
     return validation_record(config, method) | {"pretraining": trained}
