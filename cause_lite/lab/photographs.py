@@ -143,8 +143,14 @@ def choice_runs(data: str, rung: str, seeds: int) -> Iterator[Run]:
         for kind, pairs in TRIED.items():
             for high, low in pairs:
                 config = configured(data, BASELINE_HEAD, seed, rung, (kind, high, low))
-                name, title = named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung), f"{kind} {high:g} / {low:g}"
+                name, title = choice_name(rung, (kind, high, low)), f"{kind} {high:g} / {low:g}"
                 yield Run(name, title, config, partial(_clean, config, CHOICE_SPLIT))
+
+
+def choice_name(rung: str, thresholds: tuple[str, float, float] = THRESHOLDS) -> str:
+    """Return the name of the fits that try thresholds on a backbone, as records carry it."""
+    kind, high, low = thresholds
+    return named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung)
 
 
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from cause_lite.datasets import camvid, msrc
 from cause_lite.lab import contexts, ladder, objectives, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
-from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, compared, device_of
 from cause_lite.pages.headlines import record
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -124,6 +124,24 @@ def thresholds_text(data: str) -> str:
             f"{low:.1f} to {high:.1f} mIoU with {kind}s" for (_, kind), low, high in part[["min", "max"]].itertuples()
         ]
         lines.append(f"* `{rung}`: {' and '.join(told)}")
+    return "\n".join(lines)
+
+
+def thresholds_gain_text(data: str) -> str:
+    """Return what other thresholds change on validation images against those of the test scores, as Markdown.
+
+    Only pairs with enough seeds for an interval are told.
+    """
+    recorded = studies.read_study(photographs.STUDY, data)
+    lines = []
+    for rung in photographs.LADDER:
+        tried = {key: run for key, run in recorded.items() if run["name"].startswith(f"{rung}/{photographs.CHOICE}")}
+        told: dict[str, list[str]] = {}
+        for key, score in ladder.SCORES.items():
+            for row in _rows(compared(tried, photographs.choice_name(rung), key)):
+                if row.name != row.base and row.seeds >= SEEDS_FOR_INTERVAL:
+                    told.setdefault(row.title, []).append(f"{with_interval(row)} {score}")
+        lines += [f"* {DATA_WORDS[data]}, `{rung}`, {title}: {' and '.join(scores)}" for title, scores in told.items()]
     return "\n".join(lines)
 
 
