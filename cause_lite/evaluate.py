@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +19,12 @@ from cause_lite.segmenter import Segmenter
 Refinement = Callable[[Tensor, np.ndarray], Tensor]  # cosines (B, n, H, W) and images (B, H, W, 3) -> clusters
 
 
-def predict_linear(maps: Float[Tensor, "b r h w"], segmenter: Segmenter, size: tuple[int, int]) -> Int[Tensor, "b x y"]:
-    """Return the supervised linear probe's class of each pixel, upsampled to `size`."""
+def linear_logits(
+    maps: Float[Tensor, "b r h w"], segmenter: Segmenter, size: tuple[int, int]
+) -> Float[Tensor, "b c x y"]:
+    """Return the supervised linear probe's logits of each pixel, upsampled to `size`."""
     logits = segmenter.linear_probe(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
@@ -67,7 +69,7 @@ def evaluate(
         similar = segmenter.similarities(maps, size)
         scores["cluster"].update(similar.argmax(1), target)
         if linear:
-            scores["linear"].update(predict_linear(maps, segmenter, size), target)
+            scores["linear"].update(linear_logits(maps, segmenter, size).argmax(1), target)
         if refine and images is not None:
             scores["crf"].update(refine(similar, images[rows]).to(device), target)
     for score in scores.values():

@@ -192,13 +192,14 @@ def test_a_way_of_resizing_that_is_none_is_refused():
 
 
 def test_the_settings_of_a_convolutional_network_change_the_key():
-    def network(reflect: bool = True, **settings: int) -> ConvBackbone:
+    def network(reflect: bool = True, taken: tuple[int, ...] = (1, 2), **settings: int) -> ConvBackbone:
         torch.manual_seed(0)
-        levels = build_levels("resnet10t", [1, 2], reflect)
+        levels = build_levels("resnet10t", list(taken), reflect)
         return ConvBackbone(levels, "levels", IMAGE_MEAN, IMAGE_STD, torch.zeros(sum(widths_of(levels))), **settings)
 
-    keys = [network(**changes).fingerprint() for changes in ({}, {"reflect": False}, {"patch": 16}, {"context": 2})]
-    assert len(set(keys)) == 4 and network().fingerprint() == keys[0]
+    others = ({"reflect": False}, {"taken": (0, 2)}, {"patch": 16}, {"context": 2})  # levels 0 and 1 are of one width
+    keys = [network(**changes).fingerprint() for changes in ({}, *others)]
+    assert len(set(keys)) == 5 and network().fingerprint() == keys[0]
 
 
 def test_registers_have_no_authors_form(tmp_path, monkeypatch):

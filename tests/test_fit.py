@@ -122,7 +122,12 @@ def test_a_fit_in_the_cache_is_not_taken_for_one_on_a_backbone_trained_anew(tmp_
     monkeypatch.setattr(loading, "bundled_dir", lambda: tmp_path / "bundled")
     trained = tmp_path / "backbones" / "mine" / "vit.safetensors"
     trained.parent.mkdir(parents=True)
+    trained.with_suffix(".json").write_text("its card")
     for weights in (b"one", b"another", b"one"):
         trained.write_bytes(weights)
         runs.fitted_run(config)
-    assert folders[0] == folders[2] != folders[1]
+    trained.with_suffix(".json").write_text("another card")
+    runs.fitted_run(config)
+    monkeypatch.setattr(runs, "this_device", lambda: "another processor")
+    runs.fitted_run(config)
+    assert folders[0] == folders[2] and len(set(folders)) == 4

@@ -46,9 +46,14 @@ def test_photographs_come_out_of_their_parts(pool, largest, tmp_path, monkeypatc
     assert np.array_equal(found.aspects[order], pool.aspects)
     assert np.abs(found.images[order].astype(int) - pool.images.astype(int)).max() <= 8
     assert found.about["avoided"] == 3
+    if len(parts) > 1:  # parts of an earlier call go
+        photo_parts.write_parts(pool, tmp_path / "parts")
+        assert photo_parts.unpack_parts(tmp_path / "parts") == len(photos.load().images) == 12
+        parts = photo_parts.write_parts(pool, tmp_path / "parts", max(largest, 4 * each))
     for path in parts[1:]:
         path.unlink()
-    assert photo_parts.unpack_parts(tmp_path / "parts") == len(np.load(parts[0])["aspects"])
+    kept = photo_parts.unpack_parts(tmp_path / "parts")
+    assert kept == len(np.load(parts[0])["aspects"]) == len(photos.load().images)
 
 
 def test_parts_that_are_missing_or_damaged_are_named(pool, tmp_path, monkeypatch):
@@ -70,7 +75,13 @@ def test_a_file_is_the_sum_of_its_parts(tmp_path_factory, content, largest):
     (folder / "state.pt").unlink()
     pretrain_timed.join_parts(folder, folder / "state.pt")
     assert (folder / "state.pt").read_bytes() == content
+    (folder / "state.pt").write_bytes(content[:largest])
+    pretrain_timed.split_file(folder / "state.pt", folder, largest)
+    pretrain_timed.join_parts(folder, folder / "state.pt")
+    assert (folder / "state.pt").read_bytes() == content[:largest]
     if len(parts) > 1:
+        (folder / "state.pt").write_bytes(content)
+        pretrain_timed.split_file(folder / "state.pt", folder, largest)
         parts[0].unlink()
         with pytest.raises(UserError, match=r"numbered from 00 without a gap, found \[1"):
             pretrain_timed.join_parts(folder, folder / "state.pt")

@@ -154,14 +154,30 @@ def test_a_run_resumes_goes_on_and_exports_a_backbone_that_loads(packed, few_sce
     assert (run.step, len(run.curve)) == (5, 5)
     with pytest.raises(UserError, match="has gone on to step 4"):
         pretrain_photos.pretrain(packed, dataclasses.replace(TINY, steps=3), whole, CPU)
-    with pytest.raises(UserError, match="of another recipe"):
-        pretrain_photos.pretrain(packed, dataclasses.replace(longer, channels=(8, 8, 8, 16)), whole, CPU)
-    with pytest.raises(UserError, match=r"of another recipe \(views were .*48.* and are"):
+    with pytest.raises(UserError, match=r"of another recipe \(views was .*48.* and is"):
         pretrain_photos.pretrain(packed, dataclasses.replace(longer, steps=5, views=((0, 64, 4),)), whole, CPU)
     backbone = load_backbone(str(whole))
     features = backbone.features(few_scenes.images[:2])
     assert features.shape == (2, 256, backbone.dim) and backbone.dim == 24
     assert "No label was read" in (whole / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"temperature": 0.5}, {"regions": 2}, {"scale": (0.3, 1.0)}, {"channels": (8, 8, 8, 16)}]
+)
+def test_a_run_is_not_taken_for_one_of_another_recipe(packed, tmp_path, changes):
+    pretrain_photos.pretrain(packed, TINY, tmp_path, CPU)
+    with pytest.raises(UserError, match=f"of another recipe .{next(iter(changes))} was "):
+        pretrain_photos.pretrain(packed, dataclasses.replace(TINY, **changes), tmp_path, CPU)
+    with pytest.raises(UserError, match="objective was contrast of wholes and of regions and is contrast of wholes"):
+        pretrain_photos.pretrain(packed, TINY, tmp_path, CPU, kind=Wholes)
+
+
+def test_a_run_tells_from_which_step_on_there_were_other_photographs(packed, tmp_path):
+    pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), tmp_path, CPU)
+    fewer = photos.Photos(packed.images[:8], packed.aspects[:8], packed.about)
+    run = pretrain_photos.pretrain(fewer, dataclasses.replace(TINY, steps=3, cooldown=0), tmp_path, CPU)
+    assert run.pools == [(0, len(packed.images)), (TINY.steps, 8)]
 
 
 @pytest.mark.parametrize("name, content", [("network.json", b"{}"), ("network.safetensors", b"torn")])

@@ -105,6 +105,8 @@ class ConvBackbone(Backbone):
     ) -> None:
         super().__init__(network.forward, name, mean, std)
         self.network, self.patch, self.context = network.eval().requires_grad_(False), patch, context
+        feature_info: Any = network.feature_info
+        self.levels = tuple(feature_info.out_indices)  # in plain sight of the fingerprint
         self.dim = sum(widths_of(network))
         self.register_buffer("centre", centre)
 

@@ -18,6 +18,18 @@ CAST, GAIN, CONTRAST = (0.85, 1.15), (0.6, 1.4), (0.6, 1.4)
 BLURRED, SIGMA = 1 / 3, (0.5, 1.5)  # share of views; pixels of a view of 64
 
 
+def colour_matrix(angle: Tensor, saturation: Tensor, cast: Tensor) -> Tensor:
+    """Return the matrices (B, 3, 3) that turn hues, then change saturation and cast.
+
+    `angle` in radians and `saturation`, a factor, are (B, 1, 1); `cast` (B, 3) has a factor for each of red, green and
+    blue.
+    """
+    eye, grey = torch.eye(3, device=angle.device), torch.full((3, 3), 1 / 3, device=angle.device)
+    axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) / 3**0.5
+    hue = angle.cos() * eye + angle.sin() * axis + (1 - angle.cos()) * grey
+    return torch.diag_embed(cast) @ (grey + saturation * (eye - grey)) @ hue
+
+
 @dataclass(frozen=True)
 class Cut:
     """One view of each of B photographs: centre and half size (B, 4) in -1..1 of the record, and which are mirrored."""
@@ -85,14 +97,10 @@ class Views:
     def _colours(self, view: Tensor) -> Tensor:
         """Change hue, saturation and cast by one 3x3 matrix a view, contrast, brightness; blur a share of views."""
         count = len(view)
-        eye, grey = torch.eye(3, device=self.device), torch.full((3, 3), 1 / 3, device=self.device)
-        axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=self.device) / 3**0.5
         angle = self.uniform(count, 1, 1, low=-HUE, high=HUE)
-        hue = angle.cos() * eye + angle.sin() * axis + (1 - angle.cos()) * grey
         saturation = self.uniform(count, 1, 1, low=SATURATION[0], high=SATURATION[1])
         saturation = saturation * (self.uniform(count, 1, 1) >= GREY)
-        cast = torch.diag_embed(self.uniform(count, 3, low=CAST[0], high=CAST[1]))
-        matrix = cast @ (grey + saturation * (eye - grey)) @ hue
+        matrix = colour_matrix(angle, saturation, self.uniform(count, 3, low=CAST[0], high=CAST[1]))
         gain = self.uniform(count, 1, 1, 1, low=GAIN[0], high=GAIN[1])
         contrast = self.uniform(count, 1, 1, 1, low=CONTRAST[0], high=CONTRAST[1])
         level = view.mean((1, 2, 3), keepdim=True)

@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,9 +31,10 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
+from cause_lite.backbones.photo_views import colour_matrix
 from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.datasets import load_split
-from cause_lite.runtime.files import UserError, write_json, write_whole
+from cause_lite.runtime.files import UserError, read_torch, write_json, write_whole
 from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
@@ -131,14 +132,10 @@ class Views:
     def _photometric(self, view: Tensor) -> Tensor:
         """Change brightness, contrast, cast, saturation and hue by one 3x3 colour matrix an image; add noise."""
         count = len(view)
-        grey = torch.full((3, 3), 1 / 3)
-        axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
         angle = self.uniform(count, 1, 1, low=-0.9, high=0.9)
-        hue = torch.cos(angle) * torch.eye(3) + torch.sin(angle) * axis + (1 - torch.cos(angle)) * grey
         saturation = self.uniform(count, 1, 1, low=0.2, high=1.5)
         saturation = torch.where(self.uniform(count, 1, 1) < 0.2, torch.zeros(()), saturation)
-        cast = torch.diag_embed(self.uniform(count, 3, low=0.85, high=1.15))
-        matrix = cast @ (grey + saturation * (torch.eye(3) - grey)) @ hue
+        matrix = colour_matrix(angle, saturation, self.uniform(count, 3, low=0.85, high=1.15))
         gain = self.uniform(count, 1, 1, 1, low=0.6, high=1.4)
         contrast = self.uniform(count, 1, 1, 1, low=0.6, high=1.4)
         level = view.mean((1, 2, 3), keepdim=True)
@@ -239,28 +236,52 @@ class Pretraining:
         self.step += 1
 
     def state(self) -> dict:
-        """Return everything that a later run needs to go on."""
+        """Return everything that a later run needs to go on, and the settings it went by."""
         held = {name: getattr(self, name).state_dict() for name in ("encoder", "average", "projection", "optimizer")}
         return held | {
+            "config": asdict(self.config),
             "step": self.step,
             "curve": self.curve,
             "seconds": self.seconds,
             "random": self.generator.get_state(),
         }
 
-    def resume(self, state: dict) -> None:
-        """Go on from what `state` returned."""
-        for name in ("encoder", "average", "projection", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
-        self.generator.set_state(state["random"])
+    def resume(self, path: Path) -> None:
+        """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
+        state = cast(dict, read_torch(path))
+        try:
+            check_recipe(state["config"], asdict(self.config))
+            for name in ("encoder", "average", "projection", "optimizer"):
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
+            self.generator.set_state(state["random"])
+        except STATE_ERRORS as error:
+            raise other_recipe(path, error) from error
+
+
+STATE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError)  # what a state that does not fit may raise
+
+
+def check_recipe(made: dict, wanted: dict) -> None:
+    """Raise ValueError, naming the settings, when a run was begun with others than those that are wanted."""
+    changed = [f"{name} was {made.get(name)} and is {value}" for name, value in wanted.items() if made[name] != value]
+    if changed:
+        raise ValueError("; ".join(changed))
+
+
+def other_recipe(path: Path, error: Exception) -> UserError:
+    """Return the error for a state that a run cannot go on from."""
+    return UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder, or remove it")
 
 
 def pretrain(images: np.ndarray, config: PretrainConfig, folder: Path, save_every: int = 100) -> Pretraining:
-    """Train to the last step, going on from `folder/pretrain.pt` where that exists."""
+    """Train to the last step, going on from `folder/pretrain.pt` where that exists.
+
+    Raises UserError when that is damaged, or a run with other settings.
+    """
     run, checkpoint = Pretraining(images, config), Path(folder) / "pretrain.pt"
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, weights_only=True))
+        run.resume(checkpoint)
     with bar() as progress:
         task = progress.add_task("Pre-training", total=config.steps, completed=run.step)
         while run.step < config.steps:
@@ -292,7 +313,15 @@ def pretraining_recipe(name: str, seed: int = 0, steps: int | None = None) -> Pr
 
 def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     """Pre-train on one CPU thread (so that the bits repeat) and write vit.safetensors, vit.json and README.md."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        _pretrain_and_export(config, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     images = np.asarray(load_split(config.data, config.split).images[:])
     run = pretrain(images, config, folder)
     vit = centred(cropped_vit(run.average.vit, config), images, config)

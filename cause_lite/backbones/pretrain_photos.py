@@ -28,7 +28,7 @@ from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
 from cause_lite.backbones.convolutional import ConvBackbone, build_levels, widths_of
 from cause_lite.backbones.photo_regions import pooled, regions_of
 from cause_lite.backbones.photo_views import Cut, Views
-from cause_lite.backbones.pretrain import spot_contrast
+from cause_lite.backbones.pretrain import STATE_ERRORS, check_recipe, other_recipe, spot_contrast
 from cause_lite.datasets import photos
 from cause_lite.datasets.photos import Photos
 from cause_lite.runtime.device import choose_device, device_name
@@ -38,6 +38,8 @@ from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
 HELD = ("network", "average", "whole", "parts", "optimizer")  # by a state
+# What a run may go on with other values of: it decides no step that was taken, or `views` of the steps that were.
+FREE = ("steps", "cooldown", "joined", "context", "views")
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
 
 
@@ -76,6 +78,10 @@ class PhotosConfig:
         _, side, count = self.stages(step + 1)[-1]
         return side, count
 
+    def fixed(self) -> dict:
+        """Return the settings that a run keeps from its first step on."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
+
     def stages(self, steps: int) -> list[tuple[int, int, int]]:
         """Return the stages of `views` that the first so many steps go through."""
         return [(start, side, count) for start, side, count in self.views if start < min(steps, self.steps)]
@@ -103,6 +109,7 @@ class PhotoPretraining:
         self.config, self.device = config, device
         self.precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
         self.views = Views(pool, config.seed, config.scale, device)
+        self.pools = [(0, len(pool.images))]
         self.network = place(resnet(config, config.levels), device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         widths = widths_of(self.network)
@@ -177,22 +184,28 @@ class PhotoPretraining:
                 averaged.copy_(current[name])
 
     def state(self) -> dict:
-        """Return everything that a later run needs to go on."""
+        """Return everything that a later run needs to go on, and what it went by."""
         held = {name: getattr(self, name).state_dict() for name in HELD}
-        views = self.config.stages(self.step)
-        return held | {"step": self.step, "curve": self.curve, "seconds": self.seconds, "views": views}
+        told = {name: getattr(self, name) for name in ("step", "curve", "seconds", "pools", "objective")}
+        return held | told | {"views": self.config.stages(self.step), "recipe": self.config.fixed()}
 
     def resume(self, path: Path) -> None:
-        """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
+        """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe.
+
+        The photographs may be others: `pools` tells how many there were from which step on.
+        """
         state = cast(dict, read_torch(path))
         try:
+            wanted = self.config.fixed() | {"objective": self.objective, "views": self.config.stages(state["step"])}
+            check_recipe(state | state["recipe"], wanted)
             for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
-            if (views := self.config.stages(state["step"])) != state["views"]:
-                raise ValueError(f"views were {state['views']} and are {views}")
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: is of another recipe ({str(error)[:200]}); name another folder") from error
+            (_, count), self.pools = self.pools[0], state["pools"]
+            if count != self.pools[-1][1]:
+                self.pools = [*self.pools, (self.step, count)]
+        except STATE_ERRORS as error:
+            raise other_recipe(path, error) from error
 
 
 def fast_bf16() -> bool:
@@ -279,6 +292,7 @@ def pretrain_and_export_photos(
         "date": now(),
         "curve": run.curve[9::10] or run.curve,
         "photographs": pool.about,
+        "pools": run.pools,
         "sources": {source.name: {"repository": source.repository, "terms": source.terms} for source in photos.SOURCES},
     }
     write_json(Path(folder) / "network.json", card)

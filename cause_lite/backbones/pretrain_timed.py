@@ -48,12 +48,14 @@ def pretrain_for(config: PhotosConfig, folder: Path, device: str, seconds: float
 
 
 def split_file(path: Path, folder: Path, largest: int = LARGEST) -> list[Path]:
-    """Write a file as NAME.00, NAME.01, ... of at most `largest` bytes each, and return them."""
+    """Write a file as NAME.00, NAME.01, ... of at most `largest` bytes each, and return them; older parts go."""
     content, parts = path.read_bytes(), []
     for number, start in enumerate(range(0, max(1, len(content)), largest)):
         parts.append(Path(folder) / f"{path.name}.{number:02d}")
         piece = content[start : start + largest]
         write_whole(parts[-1], partial(Path.write_bytes, data=piece))
+    for stale in set(Path(folder).glob(f"{path.name}.[0-9][0-9]")) - set(parts):
+        stale.unlink()
     return parts
 
 

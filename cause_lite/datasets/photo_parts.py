@@ -30,7 +30,7 @@ def encoded(picture: np.ndarray) -> bytes:
 def write_parts(pool: Photos, folder: Path, largest: int = LARGEST) -> list[Path]:
     """Write the photographs as photos-00.npz, photos-01.npz, ... of at most about `largest` bytes; return the files.
 
-    Every part holds photographs from all sources: the first one every n-th, and so on.
+    Every part holds photographs from all sources: the first one every n-th, and so on. Parts of an earlier call go.
     """
     with ThreadPoolExecutor() as encoders:
         records = track(encoders.map(encoded, pool.images), "Encoding photographs", total=len(pool.images))
@@ -48,6 +48,8 @@ def write_parts(pool: Photos, folder: Path, largest: int = LARGEST) -> list[Path
         }
         paths.append(folder / f"photos-{part:02d}.npz")
         write_whole(paths[-1], partial(np.savez, **arrays))
+    for stale in set(folder.glob("photos-*.npz")) - set(paths):
+        stale.unlink()
     return paths
 
 
@@ -79,7 +81,7 @@ def unpack_parts(folder: Path) -> int:
         count = sum(map(len, aspects))
         write_json(out / "index.json", about | {"count": count, "parts": [path.name for path in paths]})
 
-    write_whole(packed_dir(), unpack)
+    write_whole(packed_dir(), unpack, over=True)
     return count
 
 

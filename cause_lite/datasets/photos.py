@@ -83,7 +83,7 @@ def packed_dir() -> Path:
 
 
 def files(source: Source) -> list[Path]:
-    """Yield the photographs of a source that are taken, in the order of their names."""
+    """Return the photographs of a source that are taken, in the order of their names."""
     root = folder() / source.name
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     return [root / name for name in names if re.fullmatch(source.pattern, name)][:: source.every]
@@ -205,7 +205,8 @@ def prepare(say: Callable[[str], None]) -> None:
     if not (packed_dir() / "index.json").exists():
         fetch(say)
         hashes = evaluation_hashes()
-        write_whole(packed_dir(), partial(pack, {source.name: contents(source) for source in SOURCES}, hashes))
+        packed = partial(pack, {source.name: contents(source) for source in SOURCES}, hashes)
+        write_whole(packed_dir(), packed, over=True)  # a folder without an index is of no use
     about = load().about
     for source in SOURCES:
         fate = about["sources"][source.name]

@@ -94,7 +94,8 @@ def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
 
 
 def _predicted(segmenter: Segmenter, features: Tensor) -> Tensor:
-    return segmenter.similarities(segmenter.segment_features(features), (segmenter.size, segmenter.size)).argmax(1)
+    maps = segmenter.segment_features(features.to(segmenter.codebook.device))
+    return segmenter.similarities(maps, (segmenter.size, segmenter.size)).argmax(1)
 
 
 def _digest(segmenter: Segmenter) -> str:

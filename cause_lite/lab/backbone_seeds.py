@@ -17,7 +17,8 @@ from cause_lite.lab.photographs import BASELINE_HEAD
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import Run
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, read_json
+from cause_lite.runtime.provenance import config_hash
 
 STUDY = "backbones"
 BACKBONES = 3  # seeds 0, 1, 2 of the pre-training
@@ -49,10 +50,15 @@ def name_of(number: int) -> str:
 
 
 def made(number: int) -> str:
-    """Pre-train the backbone of a seed unless it lies there; return its fingerprint."""
-    folder = pretrained_dir(name_of(number))
+    """Pre-train the backbone of a seed unless it lies there; return its fingerprint.
+
+    Raises UserError when what lies there has other settings.
+    """
+    folder, config = pretrained_dir(name_of(number)), pretraining_recipe("scenes", number, STEPS)
     if not (folder / "vit.json").exists():
-        pretrain_and_export(pretraining_recipe("scenes", number, STEPS), folder)
+        pretrain_and_export(config, folder)
+    if read_json(folder / "vit.json")["config_hash"] != config_hash(config):
+        raise UserError(f"{folder}: was made with other settings; remove it to pre-train this backbone anew")
     return load_backbone(name_of(number)).fingerprint()
 
 

@@ -24,7 +24,14 @@ from cause_lite.evaluate import evaluate
 from cause_lite.lab import baselines
 from cause_lite.lab.agreement import agreement
 from cause_lite.lab.recipes import HEADS, evaluation_split, recipe
-from cause_lite.lab.runs import fitted_segmenter, label_maps, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.runs import (
+    fit_origin,
+    fitted_segmenter,
+    label_maps,
+    load_evaluation,
+    load_training,
+    score_segmenter,
+)
 from cause_lite.lab.statistics import family, image_deviation
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
@@ -153,7 +160,7 @@ def cause_records(config: FitConfig, train: Split, split: str, crf: bool) -> Ite
     scores = score_segmenter(segmenter, config, crf, split)
     seconds = time.perf_counter() - start
     spread = {"image_std": round(image_deviation(image_confusions(segmenter, test)), 4)}
-    yield as_record(name, config, scores["cluster"], seconds, split=split) | spread
+    yield as_record(name, config, scores["cluster"], seconds, split=split) | spread | fit_origin(config)
     if split != HELD_OUT:
         return
     yield as_record(f"{name}, linear probe", config, scores["linear"], seconds, True, split)

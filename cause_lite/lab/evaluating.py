@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from cause_lite import checkpoints
 from cause_lite.backbones.tiling import by_strips, largest
@@ -20,6 +18,7 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder
 from cause_lite.datasets.images import LazyRows
 from cause_lite.datasets.loading import check_name
+from cause_lite.evaluate import linear_logits
 from cause_lite.lab.agreement import many_to_one_accuracy
 from cause_lite.lab.runs import load_evaluation, load_training, plain_scores, read_config, score_split
 from cause_lite.lab.segmenting import refined
@@ -141,7 +140,7 @@ def tiled_scores(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[s
         maps, size = segmenter.maps(image), tuple(truth.shape)
         found = {"cluster": by_strips(maps, size, segmenter.similarities, largest)}
         if "linear" in counts:
-            found["linear"] = by_strips(maps, size, lambda maps, size: _linear_logits(segmenter, maps, size), largest)
+            found["linear"] = by_strips(maps, size, lambda maps, size: linear_logits(maps, segmenter, size), largest)
         if crf:
             found["crf"] = torch.from_numpy(refined(segmenter, maps, image, size))
         for name, predicted in found.items():
@@ -149,12 +148,6 @@ def tiled_scores(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[s
     for score in scores.values():
         score.confusion = parallel.total(score.confusion)
     return scores
-
-
-def _linear_logits(segmenter: Segmenter, maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the linear probe's logits (1, classes, H, W) of maps (1, R, h, w), upsampled."""
-    logits = segmenter.linear_probe(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def described(scores: dict[str, ClusterMetrics], test: Split, matching: Matching) -> dict:

@@ -7,6 +7,7 @@ noted in the record, and the rest goes on. `MINIATURE` goes through all of it in
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from cause_lite.lab.recipes import row
 from cause_lite.lab.rehearsal import miniature
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
-from cause_lite.runtime.files import write_json
+from cause_lite.runtime.files import write_json, write_whole
 
 ROWS = ("dino-b8-tr", "dino-s8-mlp", "dinov2-b14-tr")
 RECORD = cost.record_path().name
@@ -210,7 +211,7 @@ def pretraining(recipe: PhotosConfig, out: Path, device: str, seconds: float, ph
         config = pretrain_timed.pretrain_for(recipe, Path(scratch), device, seconds)
         parts = pretrain_timed.split_file(state, out)
         for name in ("network.safetensors", "network.json", "README.md"):
-            (out / name).write_bytes((Path(scratch) / name).read_bytes())
+            write_whole(out / name, partial(shutil.copyfile, Path(scratch) / name))
     return {"steps": config.steps, "parts": [part.name for part in parts]}
 
 

@@ -36,10 +36,11 @@ def _from_nothing(config: FitConfig) -> dict:
 
 
 def moves(data: str = "scenes") -> pd.DataFrame:
-    """Return how far a score moves across instructions and threads, a row a method, seeds apart and then averaged.
+    """Return how far a score moves across instructions and threads, a row a method.
 
-    Columns `miou_std` and `pacc_std` are sample standard deviations over the runs of one seed, `miou_range` and
-    `pacc_range` the largest less the smallest, in points; `runs` counts the kinds of run and `seeds` the seeds.
+    Columns `miou_std` and `pacc_std` are sample standard deviations over the runs of one seed, their mean over seeds.
+    `miou_range` and `pacc_range` are the largest score of one seed less its smallest, in points, at the seed where
+    that is most. `runs` counts the kinds of run and `seeds` the seeds.
     """
     frame = pd.DataFrame(read_study(STUDY, data).values())
     rows = {}

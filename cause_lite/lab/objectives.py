@@ -118,7 +118,7 @@ def made(trial: str) -> dict:
     if not (folder / "network.json").exists():
         pretrain_and_export_photos(config, folder, "cpu", one.kind)
     card = read_json(folder / "network.json")
-    if card["config_hash"] != config_hash(config):
+    if (card["config_hash"], card["objective"]) != (config_hash(config), one.kind.objective):
         raise UserError(f"{folder}: was made with other settings; remove it to pre-train this trial anew")
     return card
 
@@ -140,4 +140,4 @@ def summary(data: str) -> pd.DataFrame:
 def _scored(config: FitConfig, trial: str, method: str) -> dict:
     card = made(trial)
     trained = {key: card[key] for key in ("config", "seconds", "sha256")}
-    return validation_record(config, method) | {"pretraining": trained}
+    return validation_record(config, method) | {"pretraining": trained | {"photographs": card["photographs"]["count"]}}

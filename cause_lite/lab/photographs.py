@@ -29,7 +29,7 @@ from cause_lite.lab.comparison import (
     training_features,
 )
 from cause_lite.lab.recipes import HEADS, recipe
-from cause_lite.lab.runs import fitted_segmenter, load_evaluation, load_training, score_segmenter
+from cause_lite.lab.runs import fit_origin, fitted_segmenter, load_evaluation, load_training, score_segmenter
 from cause_lite.lab.statistics import paired_t
 from cause_lite.lab.studies import Run, read_study, with_third_step
 from cause_lite.runtime.files import UserError
@@ -216,7 +216,7 @@ def _baseline(config: FitConfig, method: str) -> dict:
 
 def _clean(config: FitConfig, split: str | None = None) -> dict:
     start = time.perf_counter()
-    return _scored(fitted_segmenter(config), config, start, split)
+    return _scored(fitted_segmenter(config), config, start, split) | fit_origin(config)
 
 
 def _scored(segmenter: Segmenter, config: FitConfig, start: float, split: str | None = None) -> dict:
@@ -234,7 +234,7 @@ def _crf(config: FitConfig) -> dict:
     """Return the record of the clean clusters after the dense CRF."""
     segmenter, start = fitted_segmenter(config), time.perf_counter()
     refined = score_segmenter(segmenter, config, crf=True)["crf"]
-    return as_record(CAUSE[config.head.kind], config, refined, time.perf_counter() - start)
+    return as_record(CAUSE[config.head.kind], config, refined, time.perf_counter() - start) | fit_origin(config)
 
 
 def _head_kmeans(config: FitConfig) -> dict:
@@ -245,13 +245,13 @@ def _head_kmeans(config: FitConfig) -> dict:
         outputs = module_outputs(segmenter.head, features, Path(folder))
         centres = patch_kmeans(outputs, train.num_clusters, config.seed)
     segmenter.cluster_probe.centres.data = centres.to(segmenter.codebook.device)
-    scores = score_segmenter(segmenter, config)
-    return as_record(CAUSE[config.head.kind], config, scores["cluster"], time.perf_counter() - start)
+    scores = score_segmenter(segmenter, config)["cluster"]
+    return as_record(CAUSE[config.head.kind], config, scores, time.perf_counter() - start) | fit_origin(config)
 
 
 def _other_third_step(config: FitConfig) -> dict:
     """Return the record of another third step on the head of the clean fit, which no label has touched."""
-    base = fitted_segmenter(config.replace({"probe.label_flow": "clean"}))
-    start = time.perf_counter()
+    clean = config.replace({"probe.label_flow": "clean"})
+    base, start = fitted_segmenter(clean), time.perf_counter()
     other = with_third_step(base, load_training(config), config)
-    return _scored(other, config, start) | {"label_flow": config.probe.label_flow}
+    return _scored(other, config, start) | {"label_flow": config.probe.label_flow} | fit_origin(clean)

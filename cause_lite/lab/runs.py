@@ -33,7 +33,7 @@ from cause_lite.lab.label_flow import fit
 from cause_lite.lab.recipes import evaluation_split
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
-from cause_lite.runtime.device import choose_device
+from cause_lite.runtime.device import choose_device, this_device
 from cause_lite.runtime.files import UserError, cache_dir, locked, read_json, write_json, write_whole
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.progress import track
@@ -291,15 +291,24 @@ def fitted_segmenter(config: FitConfig) -> Segmenter:
     return checkpoints.load(fitted_run(config)).to(choose_device("auto"))
 
 
-def fitted_run(config: FitConfig) -> Path:
-    """Return the folder of a finished fit of these settings; fit it now if it is not in the cache.
+def fit_origin(config: FitConfig) -> dict:
+    """Return, as `fit`, the commit, environment and date of the fit in the cache: scores of it may come later."""
+    about = read_json(fitted_run(config) / "fit.json")
+    return {"fit": {name: about[name] for name in ("commit", "environment", "date")}}
 
-    A backbone in a folder may be trained anew under its name: fits on its former weights are others.
+
+def fitted_run(config: FitConfig) -> Path:
+    """Return the folder of a finished fit of these settings on this device; fit it now if it is not in the cache.
+
+    A backbone in a folder may be trained anew under its name: fits on its former weights, or by its former card, are
+    others.
     """
     path = folder_weights(config.backbone.partition("?")[0])
-    weights = f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}" if path else ""
-    name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}{weights}"
-    folder = cache_dir() / "fits" / name
+    made_by = hashlib.sha256(this_device().encode())
+    for file in (path, path.with_suffix(".json")) if path else ():
+        made_by.update(file.read_bytes())
+    name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
+    folder = cache_dir() / "fits" / f"{name}-{made_by.hexdigest()[:12]}"
     if not (folder / "fit.json").exists():
         fit_to(config, folder)
     return folder

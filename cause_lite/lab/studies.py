@@ -6,7 +6,6 @@ A study's records are written after each run; the same command goes on with the 
 from __future__ import annotations
 
 import copy
-import platform
 import re
 import time
 import warnings
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.config import FitConfig
@@ -27,11 +25,10 @@ from cause_lite.lab.comparison import CAUSE, as_record, training_features
 from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import HEADS, ablations, recipe
 from cause_lite.lab.recipes.reading import flattened
-from cause_lite.lab.runs import fitted_segmenter, folder_clusters, load_training, score_segmenter
+from cause_lite.lab.runs import fit_origin, fitted_segmenter, folder_clusters, load_training, score_segmenter
 from cause_lite.lab.statistics import UNKNOWN_CPU, compared, device_of
 from cause_lite.loop import Session
-from cause_lite.runtime import provenance
-from cause_lite.runtime.device import deterministic
+from cause_lite.runtime.device import deterministic, this_device
 from cause_lite.runtime.files import UserError, locked, project_dir, read_json, write_json
 from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
@@ -77,19 +74,6 @@ def run_key(head: str, name: str, seed: int, device: str) -> str:
     """Return the key of a run's record; a device that is unknown, as in early records, is left out."""
     kind = "" if device == UNKNOWN_CPU else "/" + "-".join(re.findall("[a-z0-9]+", device.lower()))
     return f"{head}/{name}/{seed}{kind}"
-
-
-def this_device() -> str:
-    """Return the accelerator's name, or the processor's with the instructions that torch uses on it."""
-    accelerator = provenance.environment().get("accelerator")
-    return accelerator or f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def records_path(study: str, data: str) -> Path:
@@ -161,7 +145,7 @@ def ablation_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iter
 def whole_fit(config: FitConfig) -> dict:
     """Return the record of a fit of all three steps, scored on validation images; a fit in the cache is taken."""
     start = time.perf_counter()
-    return _scored(fitted_segmenter(config), config, start)
+    return _scored(fitted_segmenter(config), config, start) | fit_origin(config)
 
 
 def _scored(segmenter: Segmenter, config: FitConfig, start: float) -> dict:
@@ -253,11 +237,13 @@ def between_devices(records: dict[str, dict]) -> np.ndarray:
 def _third_step(config: FitConfig, relabel: Relabel | None) -> dict:
     """Do step 3 anew on the head that steps 1 and 2 made by the settings of step 2, and return its record."""
     clean = recipe(config.data.name, config.head.kind, config.seed)
-    base = fitted_segmenter(clean.replace({f"head.{name}": getattr(config.head, name) for name in _HEAD_CHANGES}))
+    of_head = clean.replace({f"head.{name}": getattr(config.head, name) for name in _HEAD_CHANGES})
+    base = fitted_segmenter(of_head)
     train, start = load_training(config), time.perf_counter()
     if relabel:
         train = train.with_labels(relabel(np.asarray(train.labels), np.random.default_rng(config.seed)))
-    return _scored(with_third_step(base, train, config), config, start) | {"label_flow": config.probe.label_flow}
+    record = _scored(with_third_step(base, train, config), config, start)
+    return record | {"label_flow": config.probe.label_flow} | fit_origin(of_head)
 
 
 _HEAD_CHANGES = ("clip", "clip_with_labels")  # what the arms of the label study change in step 2
@@ -275,7 +261,7 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
 
 
 def permuted_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return label maps (N, H, W) in another order, so that each image has another's."""
+    """Return label maps (N, H, W) in a random order; on average one image of all keeps its own."""
     return labels[rng.permutation(len(labels))]
 
 

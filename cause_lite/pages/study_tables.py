@@ -40,8 +40,8 @@ INTERVALS = (
 )
 LADDER_NOTE = (
     "Means over five seeds of the fit, or as many as are named; in brackets a paired t interval of 95 %. `*` marks a "
-    "finding: a p-value of at most 0.05 after Holm's correction for all differences of the data set and score. Only "
-    "the seed of the fit is covered: not another backbone, other test images or another processor."
+    "finding: a p-value of at most 0.05 after Holm's correction for all differences of the data set, head and score. "
+    "Only the seed of the fit is covered: not another backbone, other test images or another processor."
 )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -38,6 +40,21 @@ def device_name(device: torch.device) -> str:
     """Return a device's product name, such as `NVIDIA A100-SXM4-40GB`; its kind where torch knows no name."""
     module = torch.get_device_module(device)
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
+
+
+def this_device() -> str:
+    """Return the accelerator's name, or the processor's with the instructions that torch uses on it."""
+    device = choose_device("auto")
+    if device.type != "cpu":
+        return device_name(device)
+    return f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def works_ahead(device: torch.device) -> bool:

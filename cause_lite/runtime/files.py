@@ -36,8 +36,10 @@ def project_dir() -> Path:
     return package if (package / "data").is_dir() else package.parent
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], over: bool = False) -> None:
     """Let `write` fill a temporary file or folder beside `path`, then rename it: readers see all or nothing.
+
+    A file is replaced. A folder that another process has made meanwhile stays, unless it is to be written `over`.
 
     Raises
     ------
@@ -50,6 +52,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path)
         write(temporary)
+        if over and path.is_dir():
+            shutil.rmtree(path)
         try:
             os.replace(temporary, path)
         except OSError:
