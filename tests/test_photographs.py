@@ -12,8 +12,8 @@ import torch
 
 from cause_lite.backbones import PatchStore
 from cause_lite.lab import baselines, contexts, ladder, objectives, photographs
-from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS
-from cause_lite.lab.statistics import paired_t
+from cause_lite.lab.comparison import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
+from cause_lite.lab.statistics import holm, paired_t
 from cause_lite.pages import study_tables
 from cause_lite.runtime.files import UserError
 
@@ -96,7 +96,7 @@ def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
     assert (shown["logistic regression"], shown["leak"]) == ("not run", "+21.0 (+21.0\u00a0to\u00a0+21.0)*")
     lines = study_tables.ladder_text("msrc", "photos").splitlines()
     leak = "step 3 as released less the same step with labels detached"
-    starts = ("* `photos`, the clean method less k-means: +6.0 (", f"* `photos`, {leak}: +21.0 (")
+    starts = ("* `photos`, the clean method less mini-batch k-means: +6.0 (", f"* `photos`, {leak}: +21.0 (")
     assert len(lines) == 3 and all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
 
 
@@ -126,9 +126,30 @@ def test_what_was_not_run_is_told_from_what_has_few_seeds(monkeypatch):
     runs += [made("scenes/clean", CAUSE["mlp"], 0, 20.0)]
     monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
     assert ladder.lacking("msrc")["clean"] == {"untrained": 0, "scenes": 1, "camvid": 0, photographs.BACKBONE: 0}
-    nothing, told = study_tables.lacking_text().splitlines()[:2]
-    assert "CAUSE-TR: nothing was run" in nothing
-    assert "; clean: not run on `untrained`, `camvid`, `efficientnet-lite2` (1 seed on `scenes`); " in told
+    told = study_tables.lacking_text().splitlines()
+    assert told[:2] == [
+        "* MSRC, 21 classes, CAUSE-TR: nothing was run with this head",
+        "* MSRC, 21 classes, CAUSE-MLP:",
+    ]
+    assert "    * clean: not run on `untrained`, `camvid`, `efficientnet-lite2` (1 seed on `scenes`)" in told
+    assert any(line.startswith("    * full k-means: not run on") for line in told)
+
+
+def test_the_lead_over_colour_is_paired_by_seed_and_corrected_as_one_family(monkeypatch):
+    noise = np.random.default_rng(4).normal(2, 1, (2, 5))
+    runs = [made(f"{photographs.BACKBONE}/colour-kmeans", COLOUR_KMEANS, seed, 10.0 + seed) for seed in range(5)]
+    runs += [
+        made(f"{rung}/clean", CAUSE["mlp"], seed, 10 + seed + lead)
+        for rung, leads in zip(("scenes", "photos"), noise, strict=True)
+        for seed, lead in enumerate(leads)
+    ]
+    monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    table = ladder.leads("colour-kmeans").set_index(["data", "backbone", "score"])
+    alone = [paired_t(leads) for leads in noise]
+    assert table.loc[("camvid", "photos", "mIoU"), "difference"] == pytest.approx(alone[1].mean)
+    expected = holm(np.repeat([one.p_value for one in alone], 4))
+    assert sorted(table["adjusted_p"]) == pytest.approx(sorted(expected))
+    assert study_tables.leads_text("colour-kmeans").count("* `photos`: ") == 2
 
 
 def test_the_table_of_classes_has_means_over_seeds(monkeypatch):

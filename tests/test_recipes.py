@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.commands.console import settings_of
 from cause_lite.config import FitConfig
 from cause_lite.lab import recipes
+from cause_lite.lab.recipes.reading import flattened
+from cause_lite.pages import study_tables
 from cause_lite.runtime.files import UserError
 
 
@@ -20,6 +24,13 @@ def test_every_published_row_is_there():
     for row in rows:
         assert row.name.endswith(f"-{row.config.head.kind}") and row.config.data.name == row.table
         assert 0 < row.published["miou"] < 100 and row.published["source"]
+
+
+def test_the_settings_that_the_list_of_choices_names_exist():
+    settings = flattened(recipes.recipe("scenes", "tr", 0).model_dump())
+    quoted = {word for entry in study_tables.decisions() for word in re.findall("`([^`]+)`", entry["ours"])}
+    named = {word.partition("=")[0].partition(":")[0] for word in quoted} - {"as_released"}
+    assert len(named) > 10 and named <= settings.keys()
 
 
 def test_rows_inherit_and_differ_as_the_release_does():

@@ -14,7 +14,17 @@ import numpy as np
 import pandas as pd
 
 from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, SCORES
-from cause_lite.lab.photographs import CENTRES, FEATURE_ARM, LADDER, STUDY, named
+from cause_lite.lab.photographs import (
+    BACKBONE,
+    BASELINES,
+    CENTRES,
+    COLOUR_ARM,
+    FEATURE_ARM,
+    LADDER,
+    SLOW_BASELINES,
+    STUDY,
+    named,
+)
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, Estimate, compared, family, paired_t
 from cause_lite.lab.studies import read_study
 
@@ -25,6 +35,13 @@ ARMS = {
     "detached": "as released, detached",
     "as-released": "as released",
     "logistic": "logistic regression",
+}
+# Arms that are not shown on the ladder, but told where they are lacking.
+OTHER_ARMS = {
+    "full-kmeans": "full k-means",
+    "crf": "clean, with the CRF",
+    "head-kmeans": "k-means on the head's output",
+    "ceiling": "linear probe on the features",
 }
 BASES = {"clean": FEATURE_ARM, "as-released": "detached", "detached": "clean"}  # what an arm is compared with
 DIFFERENCES = {"gain": "clean", "leak": "as-released", "loop": "detached"}  # what an arm's difference is called
@@ -81,6 +98,29 @@ def _gains(data: str, rung: str, head: str, score: str) -> pd.Series:
     return by_seed(clean, score) - by_seed(runs_of(STUDY, data, named(FEATURE_ARM, rung), FEATURE_KMEANS), score)
 
 
+def leads(baseline: str, head: str = "mlp") -> pd.DataFrame:
+    """Return how far clean fits are ahead of a baseline, paired by seed, as `statistics.family` does.
+
+    Columns `data`, `backbone` and `score` name each difference.
+
+    Parameters
+    ----------
+    baseline
+        The name of its arm, such as `full-kmeans`; that of colour and height looks at no backbone and has one for all.
+    head
+        `mlp` or `tr`.
+    """
+    method = (BASELINES | SLOW_BASELINES)[baseline]
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    for data, rung, (score, name) in itertools.product(CENTRES, LADDER, SCORES.items()):
+        base = runs_of(STUDY, data, named(baseline, BACKBONE if baseline == COLOUR_ARM else rung), method)
+        clean = runs_of(STUDY, data, named("clean", rung), CAUSE[head])
+        ahead_by = (by_seed(clean, score) - by_seed(base, score)).dropna()
+        if len(ahead_by):
+            found[data, rung, name] = ahead_by.to_numpy()
+    return family(found, ("data", "backbone", "score"))
+
+
 def runs_of(study: str, data: str, name: str, method: str) -> list[dict]:
     """Return the records of one method under one name in a study."""
     return [r for r in read_study(study, data).values() if (r["name"], r["method"]) == (name, method)]
@@ -103,7 +143,7 @@ def lacking(data: str, head: str = "mlp") -> dict[str, dict[str, int]]:
     seeds = Counter(record["name"] for record in _of_head(data, head).values())
     few = {
         arm: {rung: seeds[named(arm, rung)] for rung in LADDER if seeds[named(arm, rung)] < SEEDS_FOR_FINDING}
-        for arm in ARMS
+        for arm in ARMS | OTHER_ARMS
     }
     return {arm: rungs for arm, rungs in few.items() if rungs}
 

@@ -53,9 +53,11 @@ THRESHOLDS = ("cosine", 0.4, 0.2)
 # Those that are compared on validation photographs (see `choice_runs`).
 TRIED = {"cosine": ((0.3, 0.1), (0.4, 0.2), (0.6, 0.3)), "quantile": ((0.95, 0.8), (0.98, 0.9))}
 FEATURE_ARM = "feature-kmeans"  # what gains are measured from
-BASELINES = {"colour-kmeans": COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
+COLOUR_ARM = "colour-kmeans"  # which looks at no backbone; run under the name of the strongest
+BASELINES = {COLOUR_ARM: COLOUR_KMEANS, FEATURE_ARM: FEATURE_KMEANS, "ceiling": SUPERVISED}
 BASELINE_HEAD = "mlp"  # whose settings the records of baselines carry; they have no head
-SLOW_BASELINES = {"full-kmeans": FULL_KMEANS, "logistic": LOGISTIC}
+FULL_ARM = "full-kmeans"
+SLOW_BASELINES = {FULL_ARM: FULL_KMEANS, "logistic": LOGISTIC}
 CHOICE_SPLIT = "val"  # what thresholds are compared on
 CHOICE = "choice"
 # What each arm is, in words, and the label flow of those with another third step.
