@@ -116,13 +116,19 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
         (["pretrain", "atlantis"], "atlantis"),
         (["fit", "--seed", "many"], "--seed"),
         (["verify", "--expected", "/nowhere.json"], "/nowhere.json"),
+        (["verify", "--accept", "--records", "nothing", "--expected", "e.json"], "holds no record of a number"),
+        (["reproduce", "typo/row", "--rehearse"], "leave out 'typo/row'"),
+        (["reproduce", "scenes", "--as-released"], "are for published rows"),
+        (["reproduce", "scenes-coarse"], "no table named 'scenes-coarse'; choose from camvid, scenes"),
+        (["study", "labels", "scenes", "--only", "typo"], "--only typo: no such run; choose from as-released"),
+        (["pretrain", "scenes", "--steps", "0"], "--steps"),
     ],
 )
 def test_unknown_names_get_one_line(monkeypatch, capsys, tmp_path, words, named):
     monkeypatch.chdir(tmp_path)
     status, printed = call(monkeypatch, capsys, *words)
     assert status != 0 and named in printed and "Traceback" not in printed
-    assert not list(tmp_path.rglob("*.part*"))
+    assert not list(tmp_path.rglob("*.part*")) and not (tmp_path / "e.json").exists()
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path):

@@ -148,6 +148,16 @@ def test_the_released_label_flow_reads_features_in_each_epoch_of_step_3():
     assert readings_of(quick_config({"probe.label_flow": "as_released", "probe.epochs": 7})) == 10
 
 
+@pytest.mark.parametrize("kept", [0, 60, 200])
+def test_a_damaged_file_of_vectors_is_made_again(tmp_path, kept):
+    vectors = torch.arange(9 * 4 * 3, dtype=torch.float16).view(9, 4, 3)
+    for _ in range(2):
+        store = PatchStore(tmp_path / "v", (9, 4, 3), torch.float16, vectors.__getitem__, "Vectors", 9)
+        assert torch.equal(store[:], vectors)
+        (file,) = tmp_path.glob("v-9.npy")
+        file.write_bytes(file.read_bytes()[:kept])
+
+
 @given(st.integers(0, 9), st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=5), max_size=4))
 def test_a_stream_is_what_is_read_batch_by_batch(tmp_path_factory, stored, batches):
     vectors = torch.arange(9 * 4 * 3, dtype=torch.float16).view(9, 4, 3)

@@ -122,12 +122,14 @@ def test_a_fit_in_the_cache_is_not_taken_for_one_on_a_backbone_trained_anew(tmp_
     monkeypatch.setattr(loading, "bundled_dir", lambda: tmp_path / "bundled")
     trained = tmp_path / "backbones" / "mine" / "vit.safetensors"
     trained.parent.mkdir(parents=True)
-    trained.with_suffix(".json").write_text("its card")
+    write_json(trained.with_suffix(".json"), {"context": 3, "date": "2026-01-01"})
     for weights in (b"one", b"another", b"one"):
         trained.write_bytes(weights)
         runs.fitted_run(config)
-    trained.with_suffix(".json").write_text("another card")
+    write_json(trained.with_suffix(".json"), {"context": 3, "date": "2026-01-02"})
+    runs.fitted_run(config)
+    write_json(trained.with_suffix(".json"), {"context": 0, "date": "2026-01-02"})
     runs.fitted_run(config)
     monkeypatch.setattr(runs, "this_device", lambda: "another processor")
     runs.fitted_run(config)
-    assert folders[0] == folders[2] and len(set(folders)) == 4
+    assert folders[0] == folders[2] == folders[3] and len(set(folders)) == 4

@@ -16,6 +16,7 @@ from user_inputs import classes, labelled_folder, photograph, with_orientation
 
 import cause_lite
 from cause_lite import checkpoints, datasets
+from cause_lite.backbones.loading import bundled_dir
 from cause_lite.checkpoints import hub
 from cause_lite.checkpoints.export import export
 from cause_lite.checkpoints.segmenter_folder import shape_of, write_shape
@@ -473,6 +474,17 @@ def test_a_strip_is_cut_before_it_is_scaled(tmp_path, monkeypatch):
 def run(photographs, tmp_path):
     fit_to(recipe(str(photographs), "tr", backbone="scenes", changes=SMALL), tmp_path / "run", "cpu")
     return tmp_path / "run"
+
+
+def test_a_convolutional_backbone_goes_with_the_model(photographs, tmp_path, monkeypatch):
+    shutil.copytree(bundled_dir() / "photos", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    fit_to(recipe(str(photographs), "mlp", backbone="mine", changes=SMALL), tmp_path / "run", "cpu")
+    export(tmp_path / "run", tmp_path / "model")
+    image = scenes.render(0, "val", 1).image
+    wanted = checkpoints.load(tmp_path / "run").segment(image)
+    shutil.rmtree(tmp_path / "mine")
+    assert np.array_equal(cause_lite.load(tmp_path / "model").segment(image), wanted)
 
 
 def test_an_exported_folder_is_read_back(run, tmp_path):

@@ -173,6 +173,19 @@ def test_a_run_is_not_taken_for_one_of_another_recipe(packed, tmp_path, changes)
         pretrain_photos.pretrain(packed, TINY, tmp_path, CPU, kind=Wholes)
 
 
+def test_a_branch_is_not_taken_for_one_of_another_length(packed, tmp_path):
+    pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=3), tmp_path, CPU)
+    with pytest.raises(UserError, match="cooldown was 3 and is 1"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=1), tmp_path, CPU)
+
+
+def test_a_state_that_does_not_tell_its_recipe_is_refused(packed, tmp_path):
+    run = pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), tmp_path, CPU)
+    torch.save({name: value for name, value in run.state().items() if name != "recipe"}, tmp_path / "pretrain.pt")
+    with pytest.raises(UserError, match="seed was not recorded and is 0"):
+        pretrain_photos.pretrain(packed, dataclasses.replace(TINY, steps=3), tmp_path, CPU)
+
+
 def test_a_run_tells_from_which_step_on_there_were_other_photographs(packed, tmp_path):
     pretrain_photos.pretrain(packed, dataclasses.replace(TINY, cooldown=0), tmp_path, CPU)
     fewer = photos.Photos(packed.images[:8], packed.aspects[:8], packed.about)

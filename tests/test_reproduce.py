@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cause_lite.backbones import load_backbone
+from cause_lite.datasets import loading
 from cause_lite.lab import rehearsal, reproduce
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.recipes import row, rows
@@ -69,6 +70,25 @@ def test_a_released_checkpoint_scores_what_its_segmenter_does(stage, key, monkey
         assert released[field] == clean[field]
     with Image.open(reproduce.record_path(released).with_suffix(".png")) as picture:
         assert picture.width > 500
+
+
+def test_a_fit_in_the_cache_is_of_the_same_images_and_backbone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
+    fits, two, three = [], *(np.zeros((count, 8, 8, 3), np.uint8) for count in (2, 3))
+    monkeypatch.setattr(reproduce, "fit_to", lambda config, folder, device: fits.append(folder))
+    monkeypatch.setattr(reproduce.checkpoints, "load", lambda folder: None)
+    of = row("pascalvoc/dino-s8-mlp")
+    for images, weights in ((two, "one"), (three, "one"), (two, "other"), (two, "one")):
+        monkeypatch.setattr(reproduce, "load_training", lambda config, images=images: mock.Mock(images=images))
+        monkeypatch.setattr(reproduce, "load_backbone", lambda name, w=weights: mock.Mock(fingerprint=lambda: w))
+        reproduce.fitted(of, of.config, "clean", "cpu")
+    assert len(set(fits)) == 3 and fits[0] == fits[3]
+
+
+def test_a_row_on_part_of_its_data_is_not_taken_for_whole(stage):
+    assert loading.incomplete("pascalvoc").startswith("pascalvoc/train has ")
+    assert not reproduced("pascalvoc/dino-s8-mlp", crf=False, drawn=False)["crf"]
+    assert not list(stage.rglob("*.png.part")) and not list(reproduce.records_dir(True).rglob("*.png"))
 
 
 def test_everything_missing_is_listed_before_the_start(stage, monkeypatch):

@@ -87,6 +87,14 @@ def test_another_size_is_the_size_in_training_and_evaluation(three_views, name, 
     assert apart.images.shape == (3, 128, 128, 3)
 
 
+@pytest.mark.parametrize("kept", [None, 0, 1000])
+def test_damaged_scenes_are_rendered_again(three_views, tmp_path, kept):
+    whole = np.array(datasets.load_split("scenes", "val").images)
+    file = next(path for path in tmp_path.rglob("images.npy") if np.array_equal(np.load(path), whole))
+    file.unlink() if kept is None else file.write_bytes(file.read_bytes()[:kept])
+    assert np.array_equal(datasets.load_split("scenes", "val").images, whole)
+
+
 def test_crops_are_refused_by_name(three_views):
     with pytest.raises(UserError, match=r"scenes: data\.crops must be 'none', not 'five'"):
         load_training(recipe("scenes", "mlp", changes={"data.crops": "five"}))

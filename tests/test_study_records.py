@@ -33,7 +33,7 @@ STUDIES = {
 
 
 OTHERS = {
-    "labels-camvid-early",  # on an earlier backbone of CamVid, which is gone
+    "labels-camvid-early",  # older runs, scored on test frames, which no command makes now
     "scenes",  # of `reproduce`, as the next
     "camvid",
     "bench-cpu",

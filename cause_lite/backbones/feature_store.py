@@ -80,7 +80,7 @@ class PatchStore:
 
     def _read_or_fill(self, path: Path, note: str) -> Tensor:
         """Return the file's tensor; the file is made again when it is absent, cut short or of another shape."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, EOFError):
             vectors = torch.from_numpy(np.load(path, mmap_mode="c"))
             if vectors.shape == (self.stored, *self.shape[1:]) and vectors.dtype == self.dtype:
                 return vectors

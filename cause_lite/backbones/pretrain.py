@@ -250,7 +250,7 @@ class Pretraining:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe."""
         state = cast(dict, read_torch(path))
         try:
-            check_recipe(state["config"], asdict(self.config))
+            check_recipe(state.get("config", {}), asdict(self.config))
             for name in ("encoder", "average", "projection", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
@@ -264,7 +264,10 @@ STATE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError)  # what a state t
 
 def check_recipe(made: dict, wanted: dict) -> None:
     """Raise ValueError, naming the settings, when a run was begun with others than those that are wanted."""
-    changed = [f"{name} was {made.get(name)} and is {value}" for name, value in wanted.items() if made[name] != value]
+    recorded = {name: made.get(name, "not recorded") for name in wanted}
+    changed = [
+        f"{name} was {recorded[name]} and is {value}" for name, value in wanted.items() if recorded[name] != value
+    ]
     if changed:
         raise ValueError("; ".join(changed))
 

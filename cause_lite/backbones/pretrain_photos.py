@@ -38,7 +38,7 @@ from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
 HELD = ("network", "average", "whole", "parts", "optimizer")  # by a state
-# What a run may go on with other values of: it decides no step that was taken, or `views` of the steps that were.
+# What a run may go on with other values of: it decides no step that was taken, or is compared apart (see `resume`).
 FREE = ("steps", "cooldown", "joined", "context", "views")
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
 
@@ -187,7 +187,8 @@ class PhotoPretraining:
         """Return everything that a later run needs to go on, and what it went by."""
         held = {name: getattr(self, name).state_dict() for name in HELD}
         told = {name: getattr(self, name) for name in ("step", "curve", "seconds", "pools", "objective")}
-        return held | told | {"views": self.config.stages(self.step), "recipe": self.config.fixed()}
+        taken = {"views": self.config.stages(self.step), "cooldown": self.config.cooldown}
+        return held | told | taken | {"recipe": self.config.fixed()}
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe.
@@ -197,7 +198,9 @@ class PhotoPretraining:
         state = cast(dict, read_torch(path))
         try:
             wanted = self.config.fixed() | {"objective": self.objective, "views": self.config.stages(state["step"])}
-            check_recipe(state | state["recipe"], wanted)
+            if state["step"] > self.config.steps:  # on the branch
+                wanted["cooldown"] = self.config.cooldown
+            check_recipe(state | state.get("recipe", {}), wanted)
             for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import timm
 
-from cause_lite.backbones.loading import bundled_dir, labels_seen, pretrained_dir
+from cause_lite.backbones.loading import bundled_dir, folder_weights, labels_seen
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.checkpoints.matching import MATCHING_FILE, Matching, read_matching
 from cause_lite.checkpoints.segmenter_folder import SHAPE_FILE, WEIGHTS_FILE, load, write_shape
@@ -101,13 +101,12 @@ def _copy_backbone(name: str | None, part: Path) -> dict[str, str]:
 
     A backbone that ships or is timm's stays a name: nothing is copied, and {} is returned.
     """
-    ships = (bundled_dir() / str(name) / "vit.safetensors").exists()
-    folder = next((f for f in (pretrained_dir(str(name)), Path(str(name))) if (f / "vit.safetensors").exists()), None)
-    if ships or folder is None:
+    weights = folder_weights(str(name))
+    if weights is None or weights.is_relative_to(bundled_dir()):
         return {}
     (part / "backbone").mkdir()
-    for file in ("vit.json", "vit.safetensors"):
-        shutil.copy(folder / file, part / "backbone")
+    for file in (weights, weights.with_suffix(".json")):
+        shutil.copy(file, part / "backbone")
     return {"backbone": "./backbone"}
 
 

@@ -51,7 +51,7 @@ def pretrain(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write to; where `fit` looks for it when left out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.", min=1)] = None,
     seed: int = 0,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or mps, for photos; the others use one CPU thread.")

@@ -34,6 +34,8 @@ def reproduce(
 
     if released and as_released:
         raise UserError("reproduce: --released and --as-released exclude each other")
+    if rehearse and what:
+        raise UserError(f"reproduce: --rehearse runs every row; leave out {what!r}")
     if rehearse:
         _rehearse(device)
     elif what is None:
@@ -41,6 +43,8 @@ def reproduce(
     elif what.split("/")[0] in TABLES:
         kind = "released" if released else "as_released" if as_released else "clean"
         _reproduce_rows(what, kind, 1 if released else seeds, crf, settings_of(settings), device)
+    elif released or as_released:
+        raise UserError(f"reproduce {what}: --released and --as-released are for published rows")
     else:
         _reproduce_data(what, seeds, crf, settings_of(settings))
 
@@ -63,22 +67,27 @@ def _list_rows() -> None:
 
 def _reproduce_rows(what: str, kind: str, seeds: int, crf: bool, changes: dict[str, object], device: str) -> None:
     """Run one published row, or all rows of a table."""
+    from cause_lite.datasets.loading import incomplete
     from cause_lite.lab.recipes import row, rows
     from cause_lite.lab.reproduce import reproduce_row, write_record
 
     for each in [row(what)] if "/" in what else rows(what):
         for seed in range(seeds):
-            record = reproduce_row(each, seed, kind, device, console.print, crf, lambda config: config.replace(changes))
+            why_not = "settings were changed" if changes else incomplete(each.config.data.name)
+            adapt = lambda config: config.replace(changes)  # noqa: E731
+            record = reproduce_row(each, seed, kind, device, console.print, crf, adapt, drawn=not why_not)
             scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %, published {each.published['miou']}"
-            place = "not recorded, since settings were changed" if changes else f"record in {write_record(record)}"
+            place = f"not recorded, since {why_not}" if why_not else f"record in {write_record(record)}"
             console.print(f"{each.key}, {kind}, seed {seed}: {scores}; {place}")
 
 
 def _reproduce_data(data: str, seeds: int, crf: bool, changes: dict[str, object]) -> None:
     """Fill the table of `scenes` or `camvid`, baselines included; the book shows its records."""
-    from cause_lite.lab.comparison import captioned_tables, seed_records, table_records
+    from cause_lite.lab.comparison import CAPTIONS, captioned_tables, seed_records, table_records
     from cause_lite.runtime.files import project_dir, write_json
 
+    if data not in (known := sorted({name for name, _ in CAPTIONS})):
+        raise UserError(f"reproduce: no table named {data!r}; choose from {', '.join(known)}, or a published row")
     records, target = [], project_dir() / "data" / "records" / f"{data}.json"
     for seed in range(seeds):
         # Each seed's records are kept, so that the command, cut off, goes on where it was.
@@ -165,8 +174,12 @@ def study(
     }
     if name not in kinds:
         raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
-    runs = kinds[name](data, seeds, tuple(heads.split(",")))
-    for key, record in studies.run_study(name, data, (r for r in runs if not only or r.name in only.split(","))):
+    runs, wanted = list(kinds[name](data, seeds, tuple(heads.split(",")))), set(filter(None, only.split(",")))
+    if unknown := wanted - (names := {run.name for run in runs}):
+        raise UserError(
+            f"study {name}: --only {', '.join(sorted(unknown))}: no such run; choose from {', '.join(sorted(names))}"
+        )
+    for key, record in studies.run_study(name, data, iter(r for r in runs if not wanted or r.name in wanted)):
         scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %" if "miou" in record else record["values"]
         console.print(f"{key}: {scores}")
     summaries = {

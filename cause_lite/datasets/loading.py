@@ -144,6 +144,16 @@ def _prepare_official(name: str, say: Callable[[str], None]) -> None:
         say(f"{name}/{split}: {count:,} images in {data_dir() / about.folder}{note}")
 
 
+def incomplete(name: str) -> str:
+    """Return in words what a published data set lacks on this machine; an empty text where it lacks nothing."""
+    about = OFFICIAL[name]
+    lacking = []
+    for split, (_, official) in about.splits.items():
+        if split != "trainaug" and official not in (None, count := len(about.files(name, split, data_dir()))):
+            lacking.append(f"{name}/{split} has {count:,} of {official:,} images")
+    return ", ".join(lacking)
+
+
 def class_shares(name: str) -> dict[str, tuple[int, np.ndarray]]:
     """Return for each labelled split its number of images and each class's share of the labelled pixels."""
     shares = {}

@@ -51,7 +51,8 @@ def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.
     classes, every = len(test.classes), 4
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(train))[:2000])
-    pixels = colour_and_height(train.images[some], weight)[:, ::every, ::every].flatten(0, 2)
+    parts = [train.images[some[start : start + 20]] for start in range(0, len(some), 20)]
+    pixels = torch.cat([colour_and_height(part, weight)[:, ::every, ::every].flatten(0, 2) for part in parts])
     centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:SAMPLE])], classes, seed)
     metrics, labels = ClusterMetrics(classes), label_maps(test)
     for start in range(0, len(test), 20):

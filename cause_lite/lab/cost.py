@@ -46,7 +46,8 @@ class Cost:
     disk_bytes
         What features and the head's outputs take on the disk within the default budget.
     hours
-        Projected time on one GPU; NaN where the number of images is not known before their list is here.
+        Projected time on one GPU; NaN where a step was not timed, or the number of images is not known before their
+        list is here.
     memory_bytes
         Memory of a batch's activations and of the concept bank, in single precision.
     """

@@ -161,11 +161,19 @@ def described(scores: dict[str, ClusterMetrics], test: Split, matching: Matching
         The labelled images.
     matching
         How its clusters and classes meet.
+
+    Raises
+    ------
+    UserError
+        When no labelled pixel was scored.
     """
+    if not scores["cluster"].confusion.sum():
+        raise UserError(f"{test.name}: no labelled pixel lies in what is scored; --tiled scores whole images")
     plain, metrics = plain_scores(scores), scores["cluster"]
     for name in plain.keys() - {"linear"}:
         plain[name]["many_to_one_pacc"] = round(many_to_one_accuracy(scores[name].confusion.cpu().numpy()), 3)
     matched = {each.one_to_one for each in matching.clusters}
+    shown = [name for name, pixels in zip(test.classes, metrics.confusion.sum(0).tolist(), strict=True) if pixels]
     return {
         "data": test.name,
         "split": test.split,
@@ -176,7 +184,7 @@ def described(scores: dict[str, ClusterMetrics], test: Split, matching: Matching
         "confusion": metrics.confusion.tolist(),
         "matching": [each.model_dump() for each in matching.clusters],
         "unmatched_clusters": [each.cluster for each in matching.clusters if each.one_to_one is None],
-        "unmatched_classes": [name for name in test.classes if name not in matched],
+        "unmatched_classes": [name for name in shown if name not in matched],
         "date": matching.date,
         "commit": provenance.commit(),
     }

@@ -5,6 +5,7 @@ Begin with `reproduce_row`. `rehearse` runs every row on miniatures.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -24,13 +25,14 @@ from cause_lite.backbones.loading import load_backbone, local_weights
 from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
 from cause_lite.datasets import sources
+from cause_lite.datasets.images import LazyRows
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import as_released, rehearsal
 from cause_lite.lab.comparison import CAUSE, as_record
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.pictures import image_grid, labelled
 from cause_lite.lab.recipes import Row, rows
-from cause_lite.lab.runs import fit_to, label_maps, load_evaluation, name_clusters, score_segmenter
+from cause_lite.lab.runs import fit_to, label_maps, load_evaluation, load_training, name_clusters, score_segmenter
 from cause_lite.metrics import ClusterMetrics, Scores
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
@@ -108,10 +110,11 @@ def reproduce_row(
     crf: bool = True,
     adapt: Callable[[FitConfig], FitConfig] = lambda config: config,
     rehearsed: bool = False,
+    drawn: bool = True,
 ) -> dict:
     """Fetch a row's data, fit it or load what was released, and score it.
 
-    A picture of a few results is written beside where the record goes.
+    Where it is to be `drawn`, a picture of a few results is written beside where the record goes.
 
     Parameters
     ----------
@@ -127,6 +130,8 @@ def reproduce_row(
         Changes the row's settings.
     rehearsed
         Whether the run is a rehearsal, as which the record is then marked.
+    drawn
+        Whether a picture is written.
 
     Returns
     -------
@@ -156,8 +161,9 @@ def reproduce_row(
         "linear_matched": _score_pair(scores["linear"].compute()),
         "published": row.published,
     }
-    picture = record_path(record).with_suffix(".png")
-    parallel.run_on_main_process(lambda: _draw(segmenter, config, scores["cluster"], picture))
+    if drawn:
+        picture = record_path(record).with_suffix(".png")
+        parallel.run_on_main_process(lambda: _draw(segmenter, config, scores["cluster"], picture))
     return record
 
 
@@ -173,14 +179,20 @@ def _draw(segmenter: Segmenter, config: FitConfig, metrics: ClusterMetrics, path
 
 
 def fitted(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
-    """Return the authors' checkpoint, or the row's fit by these settings, fitted now if it is not in the cache."""
+    """Return the authors' checkpoint, or the row's fit, fitted now if it is not in the cache.
+
+    A fit is taken from the cache for the same settings, training images and backbone.
+    """
     if kind == "released":
         files = released_files(row)
         segmenter = checkpoints.load_released(files["segment"], files["cluster"], files["modular"])
         segmenter.backbone = load_backbone(config.backbone, positions="authors")
         segmenter.size = config.scored_size
         return segmenter
-    folder = cache_dir() / "rows" / row.key / f"{kind}-{config.seed}-{provenance.config_hash(config)}"
+    images, backbone = load_training(config).images, load_backbone(config.backbone).fingerprint()
+    content = images.fingerprint() if isinstance(images, LazyRows) else str(images.shape)
+    made_of = hashlib.sha256(f"{content} {backbone}".encode()).hexdigest()[:12]
+    folder = cache_dir() / "rows" / row.key / f"{kind}-{config.seed}-{provenance.config_hash(config)}-{made_of}"
     if not (folder / "fit.json").exists():
         fit_to(config, folder, device)
     return checkpoints.load(folder)

@@ -43,6 +43,7 @@ from cause_lite.train import Fitted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CARD_FIELDS = ("architecture", "window", "patch", "context")  # of a backbone's card: what decides its features
 SHEET_IMAGES, SHEET_COLUMNS = 200, 6  # of a contact sheet: images looked at, and shown of each cluster
 
 
@@ -300,13 +301,15 @@ def fit_origin(config: FitConfig) -> dict:
 def fitted_run(config: FitConfig) -> Path:
     """Return the folder of a finished fit of these settings on this device; fit it now if it is not in the cache.
 
-    A backbone in a folder may be trained anew under its name: fits on its former weights, or by its former card, are
-    others.
+    A backbone in a folder may be trained anew under its name: fits on its former weights, or by another architecture
+    or averaging in its card, are others.
     """
     path = folder_weights(config.backbone.partition("?")[0])
     made_by = hashlib.sha256(this_device().encode())
-    for file in (path, path.with_suffix(".json")) if path else ():
-        made_by.update(file.read_bytes())
+    if path and (card := path.with_suffix(".json")).exists():
+        told = read_json(card)
+        made_by.update(path.read_bytes())
+        made_by.update(provenance.canonical_json({name: told.get(name) for name in CARD_FIELDS}).encode())
     name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
     folder = cache_dir() / "fits" / f"{name}-{made_by.hexdigest()[:12]}"
     if not (folder / "fit.json").exists():

@@ -109,6 +109,8 @@ def _checked(key: str, expectation: Expectation | None, entry: dict | None) -> C
 def accept(folder: Path | None = None, expected: Path | None = None) -> int:
     """Write what a build computed as the new expectation, each number with its `tolerance`.
 
+    Raises UserError, and writes nothing, when the build computed none.
+
     Parameters
     ----------
     folder, expected
@@ -126,6 +128,8 @@ def accept(folder: Path | None = None, expected: Path | None = None) -> int:
         accepted = before[key].tolerance if key in before else None
         limit = tolerance(entry["value"], entry["kind"], entry["spread"], accepted)
         content[key] = {"value": entry["value"], "tolerance": limit}
+    if not content:
+        raise UserError(f"{folder or records_dir()}: holds no record of a number; run `make book` first")
     write_json(path, content)
     return len(content)
 

@@ -13,6 +13,8 @@ import platformdirs
 import psutil
 from filelock import FileLock, Timeout
 
+OLD = ".old"  # where a folder that is written over waits until the new one is in its place
+
 
 class UserError(Exception):
     """An error whose message says what was wrong, where, and what to do; the command line prints it as one line."""
@@ -53,12 +55,14 @@ def write_whole(path: Path, write: Callable[[Path], object], over: bool = False)
         _remove_orphans(path)
         write(temporary)
         if over and path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, temporary / OLD)
         try:
             os.replace(temporary, path)
         except OSError:
             if not (temporary.is_dir() and path.is_dir()):  # else another process made the same folder meanwhile
                 raise
+        if over:
+            shutil.rmtree(path / OLD, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); free space or name another folder"

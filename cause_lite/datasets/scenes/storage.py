@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -50,9 +51,14 @@ def source_hash() -> str:
 
 
 def _stored(folder: Path, write: Callable[[Path], None]) -> Arrays:
-    """Return the arrays of a folder, which `write` fills if it is not there."""
-    if not folder.exists():
-        write_whole(folder, write)
+    """Return the arrays of a folder, which `write` fills if they are not there or damaged."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return _loaded(folder)
+    write_whole(folder, write, over=True)
+    return _loaded(folder)
+
+
+def _loaded(folder: Path) -> Arrays:
     images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
     return images, labels
 
