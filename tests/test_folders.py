@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2 import functional as tv
 from user_inputs import classes, labelled_folder, photograph, with_orientation
 
@@ -485,6 +486,19 @@ def test_a_convolutional_backbone_goes_with_the_model(photographs, tmp_path, mon
     wanted = checkpoints.load(tmp_path / "run").segment(image)
     shutil.rmtree(tmp_path / "mine")
     assert np.array_equal(cause_lite.load(tmp_path / "model").segment(image), wanted)
+
+
+def test_a_model_refuses_a_backbone_of_its_name_with_other_weights(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundled_dir() / "scenes", tmp_path / "mine")
+    fit_to(recipe(str(photographs), "mlp", backbone="mine", changes=SMALL), tmp_path / "run", "cpu")
+    before = (tmp_path / "mine" / "vit.safetensors").read_bytes()
+    weights = {name: 2 * value for name, value in load_file(tmp_path / "mine" / "vit.safetensors").items()}
+    save_file(weights, tmp_path / "mine" / "vit.safetensors")
+    with pytest.raises(UserError, match="was fitted on other weights of the backbone 'mine'"):
+        checkpoints.load(tmp_path / "run")
+    (tmp_path / "mine" / "vit.safetensors").write_bytes(before)
+    assert checkpoints.load(tmp_path / "run").backbone is not None
 
 
 def test_an_exported_folder_is_read_back(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.joined_levels import without_centre
+from cause_lite.backbones.loading import folder_weights
 from cause_lite.checkpoints.matching import read_matching
 from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
@@ -49,6 +51,8 @@ class SegmenterShape(BaseModel):
         Names of the classes that it was fitted on; may be empty.
     backbone
         A name for `load_backbone`, or a path below the folder that begins with "./"; None: not known.
+    backbone_sha256
+        Of the file of the backbone's weights in the fit, where it lies in a folder; None: not known.
     window, bands
         How the training images were read; see `datasets.arrays.Reading`.
     """
@@ -64,6 +68,7 @@ class SegmenterShape(BaseModel):
     size: Size
     classes: list[str]
     backbone: str | None
+    backbone_sha256: str | None = None
     window: Annotated[tuple[float, float] | None, Field(strict=False)] = None
     bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None
 
@@ -91,7 +96,8 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
         weights[CENTRE] = segmenter.backbone.centre.cpu().contiguous()
     (folder / SHAPE_FILE).unlink(missing_ok=True)
     write_whole(folder / WEIGHTS_FILE, lambda part: save_file(weights, part))
-    write_shape(folder, shape_of(segmenter) | {"backbone": backbone, "notes": notes or {}})
+    told = {"backbone": backbone, "backbone_sha256": _weights_hash(backbone), "notes": notes or {}}
+    write_shape(folder, shape_of(segmenter) | told)
 
 
 def shape_of(segmenter: Segmenter) -> dict:
@@ -131,7 +137,7 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     Raises
     ------
     UserError
-        When nothing is found there, or what is found is damaged.
+        When nothing is found there, or what is found is damaged, or the backbone of that name has other weights now.
     """
     if str(name).startswith("hf:"):
         from cause_lite.checkpoints import hub
@@ -149,14 +155,25 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     if matching := read_matching(folder, shape.num_classes):
         segmenter.cluster_names = matching.names
     if with_backbone and shape.backbone:
-        segmenter.backbone = _load_backbone(folder, shape.backbone, centre)
+        name = str(folder / shape.backbone) if shape.backbone.startswith("./") else shape.backbone
+        now = _weights_hash(name)
+        if now and shape.backbone_sha256 and now != shape.backbone_sha256:
+            raise UserError(
+                f"{folder}: was fitted on other weights of the backbone {name!r} than lie there now; "
+                "put those back, or fit again"
+            )
+        segmenter.backbone = _load_backbone(folder, name, centre)
     return segmenter.eval()
+
+
+def _weights_hash(backbone: str | None) -> str | None:
+    """Return the hash of the file that a backbone in a folder has its weights in; None for any other."""
+    path = folder_weights(backbone.partition("?")[0]) if backbone else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
 
 
 def _load_backbone(folder: Path, name: str, centre: Tensor | None) -> Backbone:
     """Return the backbone of a segmenter, centred as in the fit."""
-    if name.startswith("./"):
-        name = str(folder / name)
     if centre is None:
         return load_backbone(name)
     plain = load_backbone(without_centre(name))
