@@ -488,6 +488,13 @@ def test_a_convolutional_backbone_goes_with_the_model(photographs, tmp_path, mon
     assert np.array_equal(cause_lite.load(tmp_path / "model").segment(image), wanted)
 
 
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_size_that_the_backbone_cannot_see_is_named(photographs, tmp_path, size):
+    config = recipe(str(photographs), "mlp", backbone="photos", changes=SMALL | {"data.size": size})
+    with pytest.raises(UserError, match=f"data.size: the backbone cannot see {size} pixels"):
+        fit_to(config, tmp_path / "run", "cpu")
+
+
 def test_a_model_refuses_a_backbone_of_its_name_with_other_weights(photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(bundled_dir() / "scenes", tmp_path / "mine")

@@ -106,7 +106,7 @@ def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
     Raises
     ------
     UserError
-        When the images of a published data set do not fit.
+        When the images of a published data set do not fit, or the backbone cannot see images of that size.
     """
     unit, changes = getattr(backbone, "window", None) or backbone.patch, dict[str, object]()
     for name, size in (("data.size", config.data.size), ("data.eval_size", config.data.eval_size)):
@@ -117,7 +117,13 @@ def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
                 raise UserError(f"{message}; {nearest} are (--set {name}={nearest})")
             warnings.warn(f"{message}; {nearest} are taken", stacklevel=3)
             changes[name] = nearest
-    return config.replace(changes)
+    config = config.replace(changes)
+    try:
+        backbone.features(np.zeros((1, config.data.size, config.data.size, 3), np.uint8))
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"data.size: the backbone cannot see {config.data.size} pixels ({reason})") from error
+    return config
 
 
 def check_clusters(train: Split, backbone: Backbone) -> None:
