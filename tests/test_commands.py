@@ -119,6 +119,7 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
         (["verify", "--accept", "--records", "nothing", "--expected", "e.json"], "holds no record of a number"),
         (["reproduce", "typo/row", "--rehearse"], "leave out 'typo/row'"),
         (["reproduce", "scenes", "--as-released"], "are for published rows"),
+        (["reproduce", "scenes", "--device", "cpu"], "leave --device out"),
         (["reproduce", "scenes-coarse"], "no table named 'scenes-coarse'; choose from camvid, scenes"),
         (["study", "labels", "scenes", "--only", "typo"], "--only typo: no such run; choose from as-released"),
         (["pretrain", "scenes", "--steps", "0"], "--steps"),

@@ -238,6 +238,19 @@ def test_colour_files_of_equal_channels_are_ids_and_palettes_keep_their_numbers(
     assert np.array_equal(load(labelled_folder(tmp_path / "p", painted)).labels[1], squared(classes(1)))
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_label_maps_that_are_jpegs_or_unreadable_are_named(tmp_path, damaged):
+    folder = labelled_folder(tmp_path / "f", lambda n: Image.fromarray(classes(n).astype(np.uint8)))
+    for path in sorted((folder / "labels").iterdir()):
+        if damaged:
+            path.write_text("no picture")
+        else:
+            Image.open(path).convert("L").save(path.with_suffix(".jpg"), quality=95)
+            path.unlink()
+    with pytest.raises(UserError, match=r"0\.png: " if damaged else r"0\.jpg: is a JPEG.*save label maps as PNG"):
+        load(folder)
+
+
 def test_what_a_mask_leaves_transparent_is_ignored(tmp_path):
     def half(number: int) -> Image.Image:
         alpha = np.where(np.arange(128) < 64, 0, 255).astype(np.uint8)[None].repeat(100, 0)

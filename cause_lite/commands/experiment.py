@@ -45,6 +45,8 @@ def reproduce(
         _reproduce_rows(what, kind, 1 if released else seeds, crf, settings_of(settings), device)
     elif released or as_released:
         raise UserError(f"reproduce {what}: --released and --as-released are for published rows")
+    elif device != "auto":
+        raise UserError(f"reproduce {what}: takes the fastest device of this machine; leave --device out")
     else:
         _reproduce_data(what, seeds, crf, settings_of(settings))
 

@@ -110,6 +110,8 @@ def _checked_table(
     """Look at every label map; `state` makes the result depend on their content."""
     table = read_table(table_file) if table_file else None
     looks = _looks(masks, table)
+    if masks and not looks:
+        read_codes(masks[0][1], table)  # raises, naming the first file and what is wrong with it
     _stop(folder, "have another shape than their photographs", [look.misfit for look in looks if look.misfit])
     codes = set().union(*(look.codes for look in looks))
     if table is None:

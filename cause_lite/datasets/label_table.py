@@ -181,9 +181,11 @@ def read_codes(path: Path, table: LabelTable | None = None) -> np.ndarray:
     Raises
     ------
     UserError
-        Naming the file, when it cannot be read or holds fractions.
+        Naming the file, when it cannot be read, holds fractions, or is a JPEG, whose compression makes up ids.
     """
     with named(path), opened_image(path) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise UserError(f"{path}: is a JPEG, whose compression changes ids; save label maps as PNG")
         image.load()
         choose_frame(image, Reading())
         shown = image.format == "GIF"  # whose writers renumber the palette: its colours are meant
