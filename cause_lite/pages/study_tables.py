@@ -211,7 +211,7 @@ def leak_text() -> str:
         for data, name in DATA_WORDS.items()
     ]
     seen = f"`{photographs.BACKBONE}` was trained on {labels_seen(photographs.BACKBONE)}."
-    family = "The differences from full k-means, on both data sets and in both scores, are one family of their own."
+    family = "The differences from full k-means, of all backbones, data sets and scores, are one family of their own."
     return "\n\n".join([*parts, f"{LADDER_NOTE} {family} {seen}"])
 
 
