@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cause_lite.backbones import load_backbone
-from cause_lite.datasets import loading
+from cause_lite.commands import experiment
 from cause_lite.lab import rehearsal, reproduce
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.recipes import row, rows
@@ -85,10 +85,19 @@ def test_a_fit_in_the_cache_is_of_the_same_images_and_backbone(tmp_path, monkeyp
     assert len(set(fits)) == 3 and fits[0] == fits[3]
 
 
-def test_a_row_on_part_of_its_data_is_not_taken_for_whole(stage):
-    assert loading.incomplete("pascalvoc").startswith("pascalvoc/train has ")
-    assert not reproduced("pascalvoc/dino-s8-mlp", crf=False, drawn=False)["crf"]
-    assert not list(stage.rglob("*.png.part")) and not list(reproduce.records_dir(True).rglob("*.png"))
+def test_a_row_on_part_of_its_data_is_neither_recorded_nor_drawn(stage, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "_missing_room", lambda row, kind: [])
+    monkeypatch.setattr(reproduce, "configured", lambda row, kind, seed: rehearsal.miniature(row.config, 8))
+    experiment._reproduce_rows("pascalvoc/dino-s8-mlp", "clean", 1, False, {}, "cpu")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "not recorded, since pascalvoc/train has " in told and " of 1,464 images" in told
+    assert not reproduce.records_dir().exists()
+
+
+def test_a_row_without_data_is_told_all_that_is_missing(stage, monkeypatch):
+    monkeypatch.setenv("CAUSE_DATA", str(stage / "nowhere"))
+    with pytest.raises(UserError, match="cannot start; missing: Cityscapes needs an account"):
+        experiment._reproduce_rows("cityscapes/dino-s8-tr", "clean", 1, False, {}, "cpu")
 
 
 def test_everything_missing_is_listed_before_the_start(stage, monkeypatch):

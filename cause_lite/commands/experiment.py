@@ -69,15 +69,15 @@ def _list_rows() -> None:
 
 def _reproduce_rows(what: str, kind: str, seeds: int, crf: bool, changes: dict[str, object], device: str) -> None:
     """Run one published row, or all rows of a table."""
-    from cause_lite.datasets.loading import incomplete
     from cause_lite.lab.recipes import row, rows
     from cause_lite.lab.reproduce import reproduce_row, write_record
 
     for each in [row(what)] if "/" in what else rows(what):
         for seed in range(seeds):
-            why_not = "settings were changed" if changes else incomplete(each.config.data.name)
-            adapt = lambda config: config.replace(changes)  # noqa: E731
-            record = reproduce_row(each, seed, kind, device, console.print, crf, adapt, drawn=not why_not)
+            record = reproduce_row(
+                each, seed, kind, device, console.print, crf, lambda config: config.replace(changes), drawn=not changes
+            )
+            why_not = "settings were changed" if changes else record["lacking"]
             scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %, published {each.published['miou']}"
             place = f"not recorded, since {why_not}" if why_not else f"record in {write_record(record)}"
             console.print(f"{each.key}, {kind}, seed {seed}: {scores}; {place}")
@@ -181,7 +181,7 @@ def study(
         raise UserError(
             f"study {name}: --only {', '.join(sorted(unknown))}: no such run; choose from {', '.join(sorted(names))}"
         )
-    for key, record in studies.run_study(name, data, iter(r for r in runs if not wanted or r.name in wanted)):
+    for key, record in studies.run_study(name, data, (r for r in runs if not wanted or r.name in wanted)):
         scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %" if "miou" in record else record["values"]
         console.print(f"{key}: {scores}")
     summaries = {

@@ -26,6 +26,7 @@ from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
 from cause_lite.datasets import sources
 from cause_lite.datasets.images import LazyRows
+from cause_lite.datasets.loading import incomplete
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import as_released, rehearsal
 from cause_lite.lab.comparison import CAUSE, as_record
@@ -114,7 +115,8 @@ def reproduce_row(
 ) -> dict:
     """Fetch a row's data, fit it or load what was released, and score it.
 
-    Where it is to be `drawn`, a picture of a few results is written beside where the record goes.
+    Where it is to be `drawn`, a picture of a few results is written beside where the record goes. What the data set
+    lacks on this machine is told in the record as `lacking`, and then nothing is drawn; a rehearsal's lacks nothing.
 
     Parameters
     ----------
@@ -160,8 +162,9 @@ def reproduce_row(
         "linear": _score_pair(scores["linear"].unmatched()),
         "linear_matched": _score_pair(scores["linear"].compute()),
         "published": row.published,
+        "lacking": "" if rehearsed else incomplete(config.data.name),
     }
-    if drawn:
+    if drawn and not record["lacking"]:
         picture = record_path(record).with_suffix(".png")
         parallel.run_on_main_process(lambda: _draw(segmenter, config, scores["cluster"], picture))
     return record
