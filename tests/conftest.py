@@ -13,6 +13,7 @@ from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, scenes
+from cause_lite.runtime.device import one_thread
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -22,13 +23,11 @@ settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("repeat")
 
 
-@pytest.fixture
-def one_thread():
+@pytest.fixture(name="one_thread")
+def on_one_thread():
     """One thread, on which a product of matrices has the same bits whatever the number of rows."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)

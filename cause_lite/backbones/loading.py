@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,11 +19,13 @@ from cause_lite.backbones.released import RELEASED, read_encoder
 from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.datasets.downloads import download
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json
+from cause_lite.runtime.provenance import canonical_json
 
 LABELS_SEEN = {EFFICIENTNET_LITE2: "ImageNet's class labels, though on no segmentation label"}  # by the weights' maker
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")  # of timm, with flexible sizes
 TRANSFORMER_WEIGHTS, CONVOLUTIONAL_WEIGHTS = "vit.safetensors", "network.safetensors"  # in a backbone's folder
+CARD_FIELDS = ("architecture", "window", "patch", "context")  # of a card: what decides the features beside weights
 SHAPE_FIELDS = {"grid", "patch", "width", "depth", "heads"}  # of a card's `architecture`
 Positions = Literal["timm", "authors"]
 
@@ -88,6 +91,21 @@ def folder_weights(name: str) -> Path | None:
     folders = (bundled_dir() / name, pretrained_dir(name), Path(name))
     files = (TRANSFORMER_WEIGHTS, CONVOLUTIONAL_WEIGHTS)
     return next((path for folder in folders for file in files if (path := folder / file).exists()), None)
+
+
+def folder_fingerprint(name: str) -> str | None:
+    """Return a hash of the weights of a backbone in a folder and of `CARD_FIELDS`; None for any other backbone.
+
+    Settings that follow a `?` in the name are left out. Unlike `Backbone.fingerprint`, nothing is loaded, and versions
+    do not count.
+    """
+    path = folder_weights(name.partition("?")[0])
+    if path is None or not (card_path := path.with_suffix(".json")).exists():
+        return None
+    card = read_json(card_path)
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(canonical_json({field: card.get(field) for field in CARD_FIELDS}).encode())
+    return digest.hexdigest()
 
 
 def pretrained_dir(name: str) -> Path:

@@ -34,7 +34,8 @@ from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD
 from cause_lite.backbones.photo_views import colour_matrix
 from cause_lite.backbones.vit import VitBackbone, build_vit
 from cause_lite.datasets import load_split
-from cause_lite.runtime.files import UserError, read_torch, write_json, write_whole
+from cause_lite.runtime.device import one_thread
+from cause_lite.runtime.files import UserError, read_json, read_torch, write_json, write_whole
 from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
@@ -190,6 +191,9 @@ def spot_contrast(first: Tensor, second: Tensor, image: Tensor, temperature: flo
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
 
 
+STATE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError)  # what a state that does not fit may raise
+
+
 class Pretraining:
     """Encoder, projection, moving average, optimiser and random state; resumable after any step."""
 
@@ -259,9 +263,6 @@ class Pretraining:
             raise other_recipe(path, error) from error
 
 
-STATE_ERRORS = (KeyError, TypeError, ValueError, RuntimeError)  # what a state that does not fit may raise
-
-
 def check_recipe(made: dict, wanted: dict) -> None:
     """Raise ValueError, naming the settings, when a run was begun with others than those that are wanted."""
     recorded = {name: made.get(name, "not recorded") for name in wanted}
@@ -270,6 +271,17 @@ def check_recipe(made: dict, wanted: dict) -> None:
     ]
     if changed:
         raise ValueError("; ".join(changed))
+
+
+def card_of(path: Path, config: object, **others: object) -> dict:
+    """Return the card of a backbone, from its file.
+
+    Raises UserError when other settings made it, or when one of `others`, by field, is not what the card says.
+    """
+    card = read_json(path)
+    if any(card.get(field) != value for field, value in ({"config_hash": config_hash(config)} | others).items()):
+        raise UserError(f"{path.parent}: was made with other settings; remove it to pre-train this backbone anew")
+    return card
 
 
 def other_recipe(path: Path, error: Exception) -> UserError:
@@ -314,17 +326,9 @@ def pretraining_recipe(name: str, seed: int = 0, steps: int | None = None) -> Pr
     return replace(RECIPES[name], seed=seed, steps=steps or RECIPES[name].steps)
 
 
+@one_thread()
 def pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     """Pre-train on one CPU thread (so that the bits repeat) and write vit.safetensors, vit.json and README.md."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _pretrain_and_export(config, folder)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _pretrain_and_export(config: PretrainConfig, folder: Path) -> None:
     images = np.asarray(load_split(config.data, config.split).images[:])
     run = pretrain(images, config, folder)
     vit = centred(cropped_vit(run.average.vit, config), images, config)

@@ -38,8 +38,7 @@ from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
 HELD = ("network", "average", "whole", "parts", "optimizer")  # by a state
-# What a run may go on with other values of: it decides no step that was taken, or is compared apart (see `resume`).
-FREE = ("steps", "cooldown", "joined", "context", "views")
+FREE = ("steps", "joined", "context")  # what decides no step that was taken, so that a run may go on with other values
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
 
 
@@ -77,10 +76,6 @@ class PhotosConfig:
         """Return the side of a step's views and how many photographs it sees; a branch keeps its run's."""
         _, side, count = self.stages(step + 1)[-1]
         return side, count
-
-    def fixed(self) -> dict:
-        """Return the settings that a run keeps from its first step on."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
 
     def stages(self, steps: int) -> list[tuple[int, int, int]]:
         """Return the stages of `views` that the first so many steps go through."""
@@ -186,9 +181,13 @@ class PhotoPretraining:
     def state(self) -> dict:
         """Return everything that a later run needs to go on, and what it went by."""
         held = {name: getattr(self, name).state_dict() for name in HELD}
-        told = {name: getattr(self, name) for name in ("step", "curve", "seconds", "pools", "objective")}
-        taken = {"views": self.config.stages(self.step), "cooldown": self.config.cooldown}
-        return held | told | taken | {"recipe": self.config.fixed()}
+        told = {name: getattr(self, name) for name in ("step", "curve", "seconds", "pools")}
+        return held | told | {"recipe": self.recipe(self.step)}
+
+    def recipe(self, step: int) -> dict:
+        """Return what decided the steps before this one; `cooldown` counts on a branch alone."""
+        told = asdict(self.config) | {"objective": self.objective, "views": self.config.stages(step)}
+        return {name: value for name, value in told.items() if name not in FREE}
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds a `state`. Raises UserError when it is damaged or of another recipe.
@@ -197,16 +196,16 @@ class PhotoPretraining:
         """
         state = cast(dict, read_torch(path))
         try:
-            wanted = self.config.fixed() | {"objective": self.objective, "views": self.config.stages(state["step"])}
-            if state["step"] > self.config.steps:  # on the branch
-                wanted["cooldown"] = self.config.cooldown
-            check_recipe(state | state.get("recipe", {}), wanted)
+            wanted = self.recipe(state["step"])
+            if state["step"] <= self.config.steps:
+                del wanted["cooldown"]
+            check_recipe(state.get("recipe", {}), wanted)
             for name in HELD:
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.curve, self.seconds = state["step"], state["curve"], state["seconds"]
-            (_, count), self.pools = self.pools[0], state["pools"]
-            if count != self.pools[-1][1]:
-                self.pools = [*self.pools, (self.step, count)]
+            here, self.pools = self.pools[-1], state["pools"]
+            if here[1] != self.pools[-1][1]:
+                self.pools = [*self.pools, (self.step, here[1])]
         except STATE_ERRORS as error:
             raise other_recipe(path, error) from error
 

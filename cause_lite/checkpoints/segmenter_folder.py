@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.joined_levels import without_centre
-from cause_lite.backbones.loading import folder_weights
+from cause_lite.backbones.loading import folder_fingerprint
 from cause_lite.checkpoints.matching import read_matching
 from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
@@ -51,8 +50,8 @@ class SegmenterShape(BaseModel):
         Names of the classes that it was fitted on; may be empty.
     backbone
         A name for `load_backbone`, or a path below the folder that begins with "./"; None: not known.
-    backbone_sha256
-        Of the file of the backbone's weights in the fit, where it lies in a folder; None: not known.
+    backbone_fingerprint
+        Of the backbone in the fit, where it lies in a folder; see `folder_fingerprint`. None: not known.
     window, bands
         How the training images were read; see `datasets.arrays.Reading`.
     """
@@ -68,7 +67,7 @@ class SegmenterShape(BaseModel):
     size: Size
     classes: list[str]
     backbone: str | None
-    backbone_sha256: str | None = None
+    backbone_fingerprint: str | None = None
     window: Annotated[tuple[float, float] | None, Field(strict=False)] = None
     bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None
 
@@ -96,7 +95,8 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
         weights[CENTRE] = segmenter.backbone.centre.cpu().contiguous()
     (folder / SHAPE_FILE).unlink(missing_ok=True)
     write_whole(folder / WEIGHTS_FILE, lambda part: save_file(weights, part))
-    told = {"backbone": backbone, "backbone_sha256": _weights_hash(backbone), "notes": notes or {}}
+    fingerprint = folder_fingerprint(backbone) if backbone else None
+    told = {"backbone": backbone, "backbone_fingerprint": fingerprint, "notes": notes or {}}
     write_shape(folder, shape_of(segmenter) | told)
 
 
@@ -137,7 +137,7 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     Raises
     ------
     UserError
-        When nothing is found there, or what is found is damaged, or the backbone of that name has other weights now.
+        When nothing is found there, or what is found is damaged, or the backbone of that name is another one now.
     """
     if str(name).startswith("hf:"):
         from cause_lite.checkpoints import hub
@@ -156,20 +156,14 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
         segmenter.cluster_names = matching.names
     if with_backbone and shape.backbone:
         name = str(folder / shape.backbone) if shape.backbone.startswith("./") else shape.backbone
-        now = _weights_hash(name)
-        if now and shape.backbone_sha256 and now != shape.backbone_sha256:
+        now = folder_fingerprint(name)
+        if now and shape.backbone_fingerprint and now != shape.backbone_fingerprint:
             raise UserError(
-                f"{folder}: was fitted on other weights of the backbone {name!r} than lie there now; "
-                "put those back, or fit again"
+                f"{folder}: was fitted on other weights of the backbone {name!r}, or by another card, than lie there "
+                "now; put those back, or fit again"
             )
         segmenter.backbone = _load_backbone(folder, name, centre)
     return segmenter.eval()
-
-
-def _weights_hash(backbone: str | None) -> str | None:
-    """Return the hash of the file that a backbone in a folder has its weights in; None for any other."""
-    path = folder_weights(backbone.partition("?")[0]) if backbone else None
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
 
 
 def _load_backbone(folder: Path, name: str, centre: Tensor | None) -> Backbone:

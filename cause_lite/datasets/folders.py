@@ -111,7 +111,9 @@ def _checked_table(
     table = read_table(table_file) if table_file else None
     looks = _looks(masks, table)
     if masks and not looks:
-        read_codes(masks[0][1], table)  # raises, naming the first file and what is wrong with it
+        for image, mask in masks:  # what cannot be read raises, naming the file and what is wrong with it
+            read_codes(mask, table)
+            _size(image)
     _stop(folder, "have another shape than their photographs", [look.misfit for look in looks if look.misfit])
     codes = set().union(*(look.codes for look in looks))
     if table is None:

@@ -233,3 +233,8 @@ def find_unreadable(images: LazyRows, labels: LazyRows | None) -> list[str | Non
 def flipped(images: np.ndarray | LazyRows) -> np.ndarray | LazyRows:
     """Return the mirror images of (N, H, W, 3)."""
     return images.flipped() if isinstance(images, LazyRows) else images[:, :, ::-1]
+
+
+def files_fingerprint(images: np.ndarray | LazyRows) -> str:
+    """Return the hash of the files that images are read from; an empty text for arrays, which this package made."""
+    return images.fingerprint() if isinstance(images, LazyRows) else ""

@@ -13,13 +13,14 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cause_lite.lab.comparison import CAUSE, FEATURE_KMEANS, SCORES
+from cause_lite.lab.comparison import CAUSE, SCORES
 from cause_lite.lab.photographs import (
     BACKBONE,
     BASELINES,
     CENTRES,
     COLOUR_ARM,
     FEATURE_ARM,
+    FULL_ARM,
     LADDER,
     SLOW_BASELINES,
     STUDY,
@@ -38,7 +39,7 @@ ARMS = {
 }
 # Arms that are not shown on the ladder, but told where they are lacking.
 OTHER_ARMS = {
-    "full-kmeans": "full k-means",
+    FULL_ARM: "full k-means",
     "crf": "clean, with the CRF",
     "head-kmeans": "k-means on the head's output",
     "ceiling": "linear probe on the features",
@@ -84,18 +85,13 @@ def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
     Columns `data` and `score` name each difference, which is paired by seed. A data set that lacks one of the two has
     none.
     """
+    gains = _leads(FEATURE_ARM, head)
     found: dict[tuple[str, ...], np.ndarray] = {}
-    for data, (score, name) in itertools.product(CENTRES, SCORES.items()):
-        lower, higher = (_gains(data, rung, head, score) for rung in rungs)
+    for data, score in itertools.product(CENTRES, SCORES.values()):
+        lower, higher = (gains[data, rung, score] for rung in rungs)
         if not (grown := (higher - lower).dropna()).empty:
-            found[data, name] = grown.to_numpy()
+            found[data, score] = grown.to_numpy()
     return family(found, ("data", "score"))
-
-
-def _gains(data: str, rung: str, head: str, score: str) -> pd.Series:
-    """Return the gain of the clean method over k-means on a backbone, by seed."""
-    clean = runs_of(STUDY, data, named("clean", rung), CAUSE[head])
-    return by_seed(clean, score) - by_seed(runs_of(STUDY, data, named(FEATURE_ARM, rung), FEATURE_KMEANS), score)
 
 
 def leads(baseline: str, head: str = "mlp") -> pd.DataFrame:
@@ -110,15 +106,20 @@ def leads(baseline: str, head: str = "mlp") -> pd.DataFrame:
     head
         `mlp` or `tr`.
     """
+    found = {key: lead.to_numpy() for key, lead in _leads(baseline, head).items() if len(lead)}
+    return family(found, ("data", "backbone", "score"))
+
+
+def _leads(baseline: str, head: str) -> dict[tuple[str, ...], pd.Series]:
+    """Return how far clean fits are ahead of a baseline, by seed, for each data set, backbone and score."""
     method = (BASELINES | SLOW_BASELINES)[baseline]
-    found: dict[tuple[str, ...], np.ndarray] = {}
-    for data, rung, (score, name) in itertools.product(CENTRES, LADDER, SCORES.items()):
+    found: dict[tuple[str, ...], pd.Series] = {}
+    for data, rung in itertools.product(CENTRES, LADDER):
         base = runs_of(STUDY, data, named(baseline, BACKBONE if baseline == COLOUR_ARM else rung), method)
         clean = runs_of(STUDY, data, named("clean", rung), CAUSE[head])
-        ahead_by = (by_seed(clean, score) - by_seed(base, score)).dropna()
-        if len(ahead_by):
-            found[data, rung, name] = ahead_by.to_numpy()
-    return family(found, ("data", "backbone", "score"))
+        for score, name in SCORES.items():
+            found[data, rung, name] = (by_seed(clean, score) - by_seed(base, score)).dropna()
+    return found
 
 
 def runs_of(study: str, data: str, name: str, method: str) -> list[dict]:

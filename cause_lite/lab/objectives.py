@@ -16,6 +16,7 @@ import pandas as pd
 
 from cause_lite.backbones.loading import pretrained_dir
 from cause_lite.backbones.photo_objectives import Distilled, DistilledWholes, Regions, Wholes
+from cause_lite.backbones.pretrain import card_of
 from cause_lite.backbones.pretrain_photos import PhotoPretraining, PhotosConfig, pretrain_and_export_photos
 from cause_lite.config import FitConfig
 from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
@@ -23,8 +24,7 @@ from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, centred_on, confi
 from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
-from cause_lite.runtime.files import UserError, read_json
-from cause_lite.runtime.provenance import config_hash
+from cause_lite.runtime.files import UserError
 
 STUDY = "objectives"
 SIDE, COUNT = 64, 128  # of a view in pixels; photographs of a step
@@ -117,10 +117,7 @@ def made(trial: str) -> dict:
     config = replace(LENGTH, **one.changes)
     if not (folder / "network.json").exists():
         pretrain_and_export_photos(config, folder, "cpu", one.kind)
-    card = read_json(folder / "network.json")
-    if (card["config_hash"], card["objective"]) != (config_hash(config), one.kind.objective):
-        raise UserError(f"{folder}: was made with other settings; remove it to pre-train this trial anew")
-    return card
+    return card_of(folder / "network.json", config, objective=one.kind.objective)
 
 
 def summary(data: str) -> pd.DataFrame:

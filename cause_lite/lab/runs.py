@@ -19,13 +19,13 @@ from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.joined_levels import centred_on_training, mean_patch, without_centre
-from cause_lite.backbones.loading import folder_weights
+from cause_lite.backbones.loading import folder_fingerprint
 from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
 from cause_lite.datasets.arrays import Reading
-from cause_lite.datasets.images import LazyRows, flipped
+from cause_lite.datasets.images import LazyRows, files_fingerprint, flipped
 from cause_lite.datasets.picture_files import SOFTWARE
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
@@ -43,7 +43,6 @@ from cause_lite.train import Fitted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CARD_FIELDS = ("architecture", "window", "patch", "context")  # of a backbone's card: what decides its features
 SHEET_IMAGES, SHEET_COLUMNS = 200, 6  # of a contact sheet: images looked at, and shown of each cluster
 
 
@@ -80,7 +79,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     check_clusters(train, plain)
     backbone = _centred(plain, train, config.backbone) if centred else plain
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
-        images = train.images.fingerprint() if isinstance(train.images, LazyRows) else ""
+        images = files_fingerprint(train.images)
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
         journal = Journal(folder / "resume", key)
         with journal.stop_on_signals():
@@ -307,15 +306,9 @@ def fit_origin(config: FitConfig) -> dict:
 def fitted_run(config: FitConfig) -> Path:
     """Return the folder of a finished fit of these settings on this device; fit it now if it is not in the cache.
 
-    A backbone in a folder may be trained anew under its name: fits on its former weights, or by another architecture
-    or averaging in its card, are others.
+    A backbone in a folder may be trained anew under its name: fits on what it was before are others.
     """
-    path = folder_weights(config.backbone.partition("?")[0])
-    made_by = hashlib.sha256(this_device().encode())
-    if path and (card := path.with_suffix(".json")).exists():
-        told = read_json(card)
-        made_by.update(path.read_bytes())
-        made_by.update(provenance.canonical_json({name: told.get(name) for name in CARD_FIELDS}).encode())
+    made_by = hashlib.sha256(f"{this_device()} {folder_fingerprint(config.backbone)}".encode())
     name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
     folder = cache_dir() / "fits" / f"{name}-{made_by.hexdigest()[:12]}"
     if not (folder / "fit.json").exists():

@@ -42,6 +42,17 @@ def device_name(device: torch.device) -> str:
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread of the processor within the block, where sums have one order and bits repeat."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def this_device() -> str:
     """Return the accelerator's name, or the processor's with the instructions that torch uses on it."""
     device = choose_device("auto")

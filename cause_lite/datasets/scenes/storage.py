@@ -54,7 +54,7 @@ def _stored(folder: Path, write: Callable[[Path], None]) -> Arrays:
     """Return the arrays of a folder, which `write` fills if they are not there or damaged."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         return _loaded(folder)
-    write_whole(folder, write, over=True)
+    write_whole(folder, write, over=folder.exists())
     return _loaded(folder)
 
 
