@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Scores(TypedDict):
-    """Means over classes and the share of right pixels in percent; `iou` (classes,) in 0..1, NaN where undefined."""
+    """Means over classes and the share of right pixels in percent; `iou` (classes,) in 0..1, NaN in no label map."""
 
     miou: float
     pacc: float
@@ -73,10 +73,10 @@ class ClusterMetrics:
         confusion = self.confusion.cpu().numpy().astype(np.float64)
         matched = np.zeros((self.num_classes, self.num_classes))
         matched[classes[classes >= 0]] = confusion[classes >= 0]
-        hits, predicted, actual = matched.diagonal(), matched.sum(1), confusion.sum(0)
+        hits, predicted, actual = np.where(confusion.any(0), matched.diagonal(), np.nan), matched.sum(1), confusion.sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             iou, recall, precision = hits / (predicted + actual - hits), hits / actual, hits / predicted
-            pacc = 100 * float(hits.sum() / confusion.sum())
+            pacc = 100 * float(np.nansum(hits) / confusion.sum())
         miou, mean_recall, mean_precision = map(_mean_percent, (iou, recall, precision))
         return Scores(miou=miou, pacc=pacc, mean_recall=mean_recall, mean_precision=mean_precision, iou=iou)
 

@@ -20,7 +20,7 @@ from cause_lite.backbones.convolutional import ConvBackbone, build_levels, width
 from cause_lite.backbones.positions import resize_positions
 from cause_lite.backbones.vit import VitBackbone
 from cause_lite.datasets.images import LazyRows, Squaring
-from cause_lite.datasets.readers import read_rgb
+from cause_lite.datasets.picture_files import stored_rgb
 from cause_lite.lab import rehearsal
 from cause_lite.runtime.files import UserError
 
@@ -76,7 +76,7 @@ def written(folder: Path, images: list[np.ndarray]) -> LazyRows:
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{number}.bmp")
         os.utime(folder / f"{number}.bmp", ns=(10**18, 10**18))
-    return LazyRows(tuple(sorted(folder.iterdir())), read_rgb, Squaring(16))
+    return LazyRows(tuple(sorted(folder.iterdir())), stored_rgb, Squaring(16))
 
 
 @given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=3), others=st.lists(st.integers(0, 3), max_size=3))

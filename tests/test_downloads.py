@@ -8,15 +8,17 @@ import json
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cause_lite.datasets import downloads, sources
+from cause_lite.datasets import downloads
 from cause_lite.datasets.archives import Archive, unpack
 from cause_lite.datasets.downloads import download
+from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.runtime.files import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -203,15 +205,16 @@ def test_a_data_set_is_fetched_once_and_goes_on(server, tmp_path, monkeypatch):
     server.content = zipped(tmp_path / "made.zip", {"data/1.txt": b"one"}).read_bytes()
     second = server.url.replace("file", "second")
     archives = tuple(Archive(url, "", 10_000, 10, {"data/": f"{n}/"}) for n, url in enumerate((server.url, second)))
-    monkeypatch.setitem(sources.ARCHIVES, "cocostuff", archives)
+    published = replace(PUBLISHED["cocostuff27"], archives=archives)
     monkeypatch.setenv("CAUSE_DATA", str(tmp_path / "root"))
     server.breaks_after = [len(server.content), 20]
     with pytest.raises(UserError, match="same command again"):
-        sources.fetch("cocostuff", print)
+        published.fetch(print)
     assert len(server.asked) == 2
-    root = sources.fetch("cocostuff", print)
+    published.fetch(print)
     assert len(server.asked) == 3
+    root = published.root
     found = {str(p.relative_to(root)) for p in root.rglob("*.txt")}
     assert found == {"0/1.txt", "1/1.txt"}
-    sources.fetch("cocostuff", print)
+    published.fetch(print)
     assert len(server.asked) == 3

@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageColor
 
 from cause_lite import datasets
-from cause_lite.datasets import msrc, sources
 from cause_lite.datasets.archives import unpack
+from cause_lite.datasets.registry import PUBLISHED, TAXONOMIES
 from cause_lite.runtime.files import UserError
 
+MSRC = PUBLISHED["msrc"]
+COLOURS = {name: ImageColor.getrgb(colour) for name, colour in TAXONOMIES["msrc"]["colours"].items()}
+CLASS_OF_ID = np.array([MSRC.classes.index(name) if name in MSRC.classes else -1 for name in COLOURS])
 NAMES = ("1_1_s", "1_2_s", "1_3_s", "2_10_s", "2_11_s", "2_12_s")
-PALETTE = [part for colour in msrc.COLOURS.values() for part in colour]
-IDS = arrays(np.uint8, (6, 8), elements=st.integers(0, len(msrc.COLOURS) - 1))
+PALETTE = [part for colour in COLOURS.values() for part in colour]
+IDS = arrays(np.uint8, (6, 8), elements=st.integers(0, len(COLOURS) - 1))
 
 
 def encoded(ids: np.ndarray, kind: str) -> Image.Image:
@@ -55,15 +58,15 @@ def miniature(request, tmp_path, monkeypatch):
 def test_any_mask_is_read_back(tmp_path_factory, ids, kind):
     path = tmp_path_factory.getbasetemp() / f"mask-{kind}.png"
     encoded(ids, kind).save(path)
-    assert np.array_equal(np.asarray(msrc.read_mask(path)), ids)
+    assert np.array_equal(np.asarray(MSRC.read_label(path)), CLASS_OF_ID[ids])
 
 
 def test_there_are_21_classes_and_three_kinds_are_ignored():
-    assert len(msrc.CLASSES) == 21 and not {"void", "horse", "mountain"} & set(msrc.CLASSES)
-    ignored = [name for name, number in zip(msrc.COLOURS, msrc.CLASS_OF_ID, strict=True) if number < 0]
+    assert len(MSRC.classes) == 21 and not {"void", "horse", "mountain"} & set(MSRC.classes)
+    ignored = [name for name, number in zip(COLOURS, CLASS_OF_ID, strict=True) if number < 0]
     assert ignored == ["void", "horse", "mountain"]
-    assert [msrc.CLASSES[number] for number in msrc.CLASS_OF_ID if number >= 0] == list(msrc.CLASSES)
-    assert len(set(msrc.COLOURS.values())) == 24
+    assert [MSRC.classes[number] for number in CLASS_OF_ID if number >= 0] == list(MSRC.classes)
+    assert len(set(COLOURS.values())) == 24
 
 
 @pytest.mark.parametrize("split, rest", [("test", 0), ("train", 1), ("val", 2)])
@@ -73,28 +76,28 @@ def test_splits_go_by_number_and_labels_by_colour(miniature, split, rest):
     assert [loaded.name_of(number).rpartition("/")[2].partition(".")[0] for number in range(len(loaded))] == wanted
     for number, name in enumerate(wanted):
         squashed = Image.fromarray(ids_of(name)).resize((24, 24), Image.Resampling.NEAREST)
-        assert np.array_equal(loaded.labels[number], msrc.CLASS_OF_ID[np.asarray(squashed)])
+        assert np.array_equal(loaded.labels[number], CLASS_OF_ID[np.asarray(squashed)])
 
 
 def test_a_setting_cuts_the_centre_instead(miniature):
     loaded = datasets.load_split("msrc", "train", 24, fit="centre")
-    assert np.array_equal(loaded.labels[0], msrc.CLASS_OF_ID[ids_of(NAMES[0])[:, 6:30]])
+    assert np.array_equal(loaded.labels[0], CLASS_OF_ID[ids_of(NAMES[0])[:, 6:30]])
 
 
 def test_the_content_is_checked_by_name(miniature):
-    assert msrc.check(miniature) == len(NAMES)
+    MSRC.check("msrc")
     mask = next((miniature / "GroundTruth").glob("2_10_s*"))
     whole = mask.read_bytes()
     with Image.open(mask) as image:
         image.crop((0, 0, 10, 10)).save(mask)
     with pytest.raises(UserError, match=f"{mask.name}.*another size"):
-        msrc.check(miniature)
+        MSRC.check("msrc")
     mask.write_bytes(whole[:40])
     with pytest.raises(UserError, match=mask.name):
-        msrc.check(miniature)
+        MSRC.check("msrc")
     mask.unlink()
-    with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
-        msrc.check(miniature)
+    with pytest.raises(UserError, match=r"2_10_s_GT\.png: no such file"):
+        MSRC.check("msrc")
     with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
         datasets.load_split("msrc", "train", 24)
 
@@ -106,11 +109,11 @@ def test_a_photograph_is_no_mask_and_few_strange_pixels_are_void(tmp_path):
     path = tmp_path / "1_1_s_GT.bmp"
     Image.fromarray(few).save(path)
     ids[0, :3] = 0
-    assert np.array_equal(np.asarray(msrc.read_mask(path)), ids)
+    assert np.array_equal(np.asarray(MSRC.read_label(path)), CLASS_OF_ID[ids])
     few[:2] = (1, 2, 3)
     Image.fromarray(few).save(path)
-    with pytest.raises(UserError, match=r"1_1_s_GT.bmp: 10% .* #010203"):
-        msrc.read_mask(path)
+    with pytest.raises(UserError, match=r"1_1_s_GT.bmp: 10% of its pixels hold #010203"):
+        MSRC.read_label(path)
 
 
 @pytest.mark.parametrize("top", ["", "MSRC_ObjCategImageDatabase_v2/"])
@@ -122,7 +125,7 @@ def test_the_official_archive_is_unpacked_to_its_place(tmp_path, monkeypatch, to
     file, root = tmp_path / "msrc.zip", tmp_path / "MSRC"
     file.write_bytes(packed.getvalue())
     root.mkdir()
-    assert unpack(file, root, sources.ARCHIVES["MSRC"][0]) == 2
+    assert unpack(file, root, MSRC.archives[0]) == 2
     assert (root / "Images" / "1_1_s.bmp").read_text() == "Images/1_1_s.bmp"
 
 

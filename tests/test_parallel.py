@@ -21,9 +21,10 @@ HERE = Path(__file__).parent
 
 def frames(path: Path) -> Path:
     """A subset of CamVid's training frames where they lie on this machine, else as many scenes."""
-    from cause_lite.datasets import camvid, load_split
+    from cause_lite.datasets import load_split
+    from cause_lite.datasets.registry import PUBLISHED
 
-    if camvid.folder().is_dir():
+    if PUBLISHED["camvid"].root.is_dir():
         train = load_split("camvid", "train", 128)
         images, labels = train.images[:16], train.labels[:16]
     else:

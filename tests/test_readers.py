@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
 from user_inputs import TURNED, deep_png, photograph, with_orientation
 
-from cause_lite.datasets import picture_files
-from cause_lite.datasets.arrays import Picture, Reading, as_picture, as_pictures, label_type, parse_bands
+from cause_lite.datasets import picture_files, tiff
+from cause_lite.datasets.arrays import Picture, Reading, label_type, parse_bands, to_bytes
 from cause_lite.datasets.mat_files import read_array
-from cause_lite.datasets.values import to_bytes
+from cause_lite.datasets.picture_files import as_picture, as_pictures
 from cause_lite.runtime.files import UserError
 
 tifffile = pytest.importorskip("tifffile")
@@ -36,7 +36,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
 def test_an_image_is_turned_as_its_tag_says(tmp_path, tag, ending):
     path = with_orientation(photograph(), tag, tmp_path / f"a.{ending}")
     assert difference(as_picture(path).rgb, np.asarray(photograph())) < 6  # JPEG and WebP lose a little
-    assert picture_files.picture_size(path) == photograph().size
+    assert picture_files.header(path)[:2] == photograph().size
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "LAB"])
@@ -55,7 +55,7 @@ def test_the_orientation_of_deep_tiff_and_png(tmp_path):
     for tag, how in TURNED.items():
         picture = Image.fromarray(levels[..., 0].astype(np.uint8))
         turned = picture if how is None else picture.transpose(how)
-        assert np.array_equal(picture_files.oriented(np.asarray(turned), tag), np.asarray(picture))
+        assert np.array_equal(tiff.oriented(np.asarray(turned), tag), np.asarray(picture))
 
 
 @pytest.mark.parametrize("ending, top", [("png", 4095), ("tif", 4095), ("tif", 65535), ("tif", 2**31 - 1)])

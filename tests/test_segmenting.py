@@ -24,8 +24,8 @@ from cause_lite.backbones.tiling import by_strips, largest, margin, plan_tiles
 from cause_lite.datasets import load_split, scenes
 from cause_lite.datasets.arrays import Reading
 from cause_lite.datasets.folder_survey import survey
-from cause_lite.datasets.geotiff import read_georeference
 from cause_lite.datasets.picture_files import is_output
+from cause_lite.datasets.tiff import read_georeference
 from cause_lite.lab.colours import BLEND, palette
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fit_to, load_training
@@ -250,7 +250,7 @@ def test_nothing_is_done_before_names_are_settled(outing, tmp_path):
 
 
 def test_a_cluster_has_one_colour_in_every_overlay_and_the_legend(shipped, views):
-    pictures = [cause_lite.datasets.arrays.as_picture(view) for view in views[:3]]
+    pictures = [cause_lite.datasets.picture_files.as_picture(view) for view in views[:3]]
     colours: dict[int, set[tuple[int, ...]]] = {}
     for picture in pictures:
         outputs = outputs_of(shipped, picture, Segmenting())
@@ -273,7 +273,7 @@ def test_the_legend_names_each_colour(tmp_path):
 
 
 def test_confidence_is_the_margin(shipped, views):
-    picture = cause_lite.datasets.arrays.as_picture(views[0])
+    picture = cause_lite.datasets.picture_files.as_picture(views[0])
     grey = np.asarray(outputs_of(shipped, picture, Segmenting(confidence=True))["confidence"])
     similar = shipped.similarities(shipped.maps(views[0]), (128, 128))
     first, second = similar.topk(2, dim=1).values[0]
@@ -282,7 +282,7 @@ def test_confidence_is_the_margin(shipped, views):
 
 def test_the_crf_refines_at_full_size(shipped, views):
     pytest.importorskip("pydensecrf")
-    picture = cause_lite.datasets.arrays.as_picture(views[0])
+    picture = cause_lite.datasets.picture_files.as_picture(views[0])
     plain, refined = (np.asarray(outputs_of(shipped, picture, Segmenting(crf=crf))["labels"]) for crf in (False, True))
     assert refined.shape == plain.shape and 0.5 < (refined == plain).mean() < 1
 

@@ -32,10 +32,10 @@ from cause_lite.backbones import load_backbone
 from cause_lite.checkpoints.matching import ClusterMatch, Matching, write_matching
 from cause_lite.datasets import archives, scenes
 from cause_lite.datasets.arrays import Reading
-from cause_lite.datasets.geotiff import read_georeference
 from cause_lite.datasets.label_table import read_codes, read_table
-from cause_lite.datasets.picture_files import read_picture
-from cause_lite.datasets.readers import read_ids, read_mat_ids, read_rgb
+from cause_lite.datasets.mat_files import read_mat_ids
+from cause_lite.datasets.picture_files import read_picture, stored_ids, stored_rgb
+from cause_lite.datasets.tiff import read_georeference
 from cause_lite.head import build_head
 from cause_lite.lab import recipes, rehearsal
 from cause_lite.pages import verify
@@ -353,12 +353,11 @@ TARGETS = [
     Target("matching of a model", matching_file, reads_segmenter),
     Target("label map of any kind", label_map, read_codes),
     Target("labels.csv", label_csv, read_table),
-    Target("photograph, PNG", picture("a.png", "RGB"), read_rgb),
-    Target("photograph, JPEG", picture("a.jpg", "RGB"), read_rgb),
-    Target("photograph, WebP", picture("a.webp", "RGB"), read_rgb),
-    Target("photograph, CMYK TIFF", picture("a.tif", "CMYK"), read_rgb),
-    Target("photograph, palette GIF", picture("a.gif", "P"), read_rgb),
-    Target("label map, PNG", label_map, read_ids),
+    Target("photograph, PNG", picture("a.png", "RGB"), stored_rgb),
+    Target("photograph, JPEG", picture("a.jpg", "RGB"), stored_rgb),
+    Target("photograph, WebP", picture("a.webp", "RGB"), stored_rgb),
+    Target("photograph, palette GIF", picture("a.gif", "P"), stored_rgb),
+    Target("label map, PNG", label_map, stored_ids),
     Target("label map, Potsdam's .mat", stage_file("potsdam/gt/val_0.mat"), read_mat_ids),
     Target("COCO image in its layout", stage_file(COCO), reads_split("cocostuff27", 3)),
     Target(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from importlib.metadata import version
@@ -55,6 +56,9 @@ def describe(
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="exact")
     warnings.showwarning = lambda message, *where: console.print(f"Note: {message}", markup=False)
     try:
         app(standalone_mode=False)

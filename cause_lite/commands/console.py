@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -11,7 +12,27 @@ from rich.console import Console
 
 from cause_lite.runtime.files import UserError
 
-console = Console(force_jupyter=False)  # plain text in a notebook too
+class PlainConsole(Console):
+    """A console that prints text as it is, a line each, whatever characters it holds; tables are laid out."""
+
+    def __init__(self) -> None:
+        super().__init__(force_jupyter=False, markup=False, highlight=False, emoji=False)  # plain in a notebook too
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print objects; text is neither wrapped nor cut."""
+        super().print(*objects, **({"soft_wrap": True} if all(isinstance(each, str) for each in objects) else {}) | how)
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace what an output's encoding lacks: bytes of a file's name by themselves, characters by their escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error("exact", _as_bytes)
+console = PlainConsole()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; auto takes the fastest that is there.")]
 Out = Annotated[Path, typer.Option(help="The folder to write to; made if absent.")]

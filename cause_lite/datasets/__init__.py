@@ -1,9 +1,9 @@
-"""Images and label maps by name: rendered scenes, CamVid, the benchmarks' official files, or a folder of your own.
+"""Images and label maps by name: rendered scenes, published data sets, or a folder of your own.
 
-Begin with `loading.load_split`, which every command calls; `readers` turns a file into an image, `images` many files
-into rows; `geotiff` keeps georeferences. `official`, `camvid`, `scenes` and `folders` each know one source; `sources`
-lists what can be downloaded, `downloads` fetches it and `archives` unpacks it. `photos` packs unlabelled photographs
-for pre-training.
+Begin with `loading.load_split`, which every command calls. `picture_files` (and `tiff`) turn a file into a raster and
+`arrays` a raster into a picture; `images` turns many files into rows. `registry` lists the published data sets,
+`downloads` and `archives` fetch them; `scenes` renders views; `folder_survey`, `label_table` and `folders` read folders
+of one's own. `photos` packs unlabelled photographs for pre-training.
 """
 
 from cause_lite.datasets.folders import folder_files

@@ -1,27 +1,24 @@
-"""One place that turns any file or array into an RGB picture with a mask of the pixels that are valid.
+"""What files and arrays hold becomes the picture that a viewer shows, with a mask of the pixels that are valid.
 
-Begin with `as_picture`. Files go on to `picture_files`, which knows formats; what is decoded comes back as an array or
-a Pillow image and is brought to colours here.
+`picture_files` and `tiff` decode files to a `Raster`; `shown` turns any raster into a `Picture`.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from PIL import Image, ImageCms, ImageOps
-from torch import Tensor
+from PIL import Image, ImageCms
 
-from cause_lite.datasets.readers import MOST_PIXELS
-from cause_lite.datasets.values import to_bytes
 from cause_lite.runtime.files import UserError
 
+MOST_PIXELS = 100_000_000
+SOFTWARE = "cause-lite"  # stands in the text of every picture that is written, so that none is read as an input
 BACKGROUND = 255  # white, as viewers show what is transparent
+PERCENTILES = (0.1, 99.9)  # of the valid values: what lies outside is a hot or dead pixel
+SAMPLE = 2_000_000  # values that percentiles are taken of
+ROWS = 256  # that are scaled at once, for memory
 
 
 @dataclass(frozen=True)
@@ -49,13 +46,7 @@ class Reading:
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """Return the band numbers of a text such as "3,2,1".
-
-    Raises
-    ------
-    UserError
-        When it holds anything else than one or three whole numbers.
-    """
+    """Return the band numbers of a text such as "3,2,1"; raise UserError when it holds anything else."""
     if text is None:
         return None
     parts = text.replace(",", " ").split()
@@ -90,214 +81,218 @@ class Picture:
 
 
 def label_type(clusters: int) -> np.dtype:
-    """Return the type of label maps: uint8 for up to 255 clusters, else uint16; the last value marks ignored pixels.
-
-    Raises
-    ------
-    UserError
-        When there are more than 65,535 clusters.
-    """
+    """Return the type of label maps, uint8 or uint16, whose last value marks ignored pixels."""
     if clusters > np.iinfo(np.uint16).max:
         raise UserError(f"{clusters:,} clusters do not fit a 16-bit label map, which holds 65,535 at most")
     return np.dtype(np.uint8 if clusters <= np.iinfo(np.uint8).max else np.uint16)
 
 
-def as_picture(source: object, reading: Reading | None = None) -> Picture:
-    """Turn a file or an array into a picture.
+@dataclass(frozen=True)
+class Raster:
+    """What a file or an array holds: upright, decoded, not yet scaled or turned into colours.
 
     Parameters
     ----------
-    source
-        A path; a Pillow image; a numpy array (H, W), (H, W, 3) or (H, W, 4); or a torch tensor (H, W), (1, H, W),
-        (3, H, W) or (4, H, W). A fourth channel is opacity. uint8 is 0 to 255, floats within 0 to 1 are intensities;
-        other integers and floats are scaled by their 0.1 and 99.9 % percentiles unless a window is given.
-    reading
-        Window, bands and frame.
-
-    Raises
-    ------
-    UserError
-        Naming the file, or the shape and type, when it cannot be read as one image.
+    levels
+        (H, W, bands) of any real type.
+    mode
+        What the shown bands are, as Pillow calls it: L, RGB, CMYK or LAB; "" where they must be named.
+    opacity
+        (H, W) in 0..1; None where all is opaque.
+    valid
+        (H, W) bool: the pixels that the file's mask keeps; None: all.
+    nodata
+        The level that the file declares to be no data.
+    palette
+        (N, 3) uint8: the colours of the numbers that `levels` then holds.
+    full
+        The level of full intensity, where the file's format says it; None: levels are scaled by percentiles.
+    profile
+        The embedded colour profile.
+    lossy
+        Whether the file's compression changes levels.
+    notes
+        What was decided in decoding.
     """
-    reading = reading or Reading()
-    if isinstance(source, str | os.PathLike):
-        from cause_lite.datasets.picture_files import read_picture
 
-        return read_picture(Path(source), reading)
-    try:
-        if isinstance(source, Image.Image):
-            return from_pillow(source, reading)
-        if isinstance(source, Tensor):
-            return from_array(_channels_last(source), reading)
-        return from_array(np.ma.asarray(source) if np.ma.isMaskedArray(source) else np.asarray(source), reading)
-    except UserError as error:
-        raise UserError(f"image: {error}") from error
-    except Exception as error:  # Pillow and numpy raise many kinds on what they cannot convert
-        raise UserError(f"image: {type(source).__name__} cannot be read ({error or type(error).__name__})") from error
+    levels: np.ndarray
+    mode: str
+    opacity: np.ndarray | None = None
+    valid: np.ndarray | None = None
+    nodata: float | None = None
+    palette: np.ndarray | None = None
+    full: int | None = None
+    profile: bytes | None = None
+    lossy: bool = False
+    notes: tuple[str, ...] = field(default=())
 
+    def chosen(self, bands: tuple[int, ...] | None) -> tuple[np.ndarray, str]:
+        """Return the bands to show, (H, W, 1, 3 or 4), and their mode; raise UserError when they must be named."""
+        count = self.levels.shape[2]
+        if bands is None:
+            needed = {"L": 1, "RGB": 3, "CMYK": 4, "LAB": 3}.get(self.mode)
+            if needed is None:
+                raise UserError(f"has {count} bands; name three of them, such as --bands 3,2,1")
+            return self.levels[..., :needed], self.mode
+        if len(bands) not in (1, 3) or not all(1 <= band <= count for band in bands):
+            raise UserError(f"bands: must be one or three numbers of 1 to {count}, not {','.join(map(str, bands))}")
+        return self.levels[..., [band - 1 for band in bands]], "L" if len(bands) == 1 else "RGB"
 
-def is_batch(source: object) -> bool:
-    """Return whether a source is an array or tensor of several images, (N, H, W, 3) or (N, 3, H, W)."""
-    return isinstance(source, np.ndarray | Tensor) and source.ndim == 4
-
-
-def as_pictures(source: object, reading: Reading | None = None) -> Iterator[Picture]:
-    """Turn a batch into its pictures, or one source into one; see `as_picture`."""
-    sources = source if is_batch(source) else [source]
-    for single in sources:  # type: ignore[attr-defined]
-        yield as_picture(single, reading)
-
-
-def _channels_last(image: Tensor) -> np.ndarray:
-    """Return (H, W) or (H, W, channels) of a tensor whose channels come first."""
-    if image.ndim == 3 and image.shape[0] not in (1, 3, 4):
-        hint = "; move the channels first with `.permute(2, 0, 1)`" if image.shape[2] in (1, 3, 4) else ""
-        raise UserError(f"expected a tensor (3, H, W), not {tuple(image.shape)}{hint}")
-    if image.dtype in (torch.bfloat16, torch.float16):
-        image = image.float()
-    array = image.detach().cpu().numpy()
-    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    def kept(self, levels: np.ndarray) -> np.ndarray | None:
+        """Return where the shown bands hold data, (H, W) bool; None: everywhere."""
+        parts = [] if self.valid is None else [self.valid]
+        if self.opacity is not None:
+            parts.append(self.opacity > 0)
+        if levels.dtype.kind == "f":
+            parts.append(np.isfinite(levels).all(2))
+        if self.nodata is not None:
+            with np.errstate(over="ignore"):
+                parts.append(~(levels == self.nodata).all(2))
+        kept = np.logical_and.reduce(parts) if parts else None
+        return None if kept is None or kept.all() else kept
 
 
-def from_array(array: np.ndarray, reading: Reading, alpha: bool = True) -> Picture:
-    """Turn (H, W) or (H, W, channels) into a picture.
+def raster_of(array: np.ndarray) -> Raster:
+    """Return (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the fourth being opacity, or more bands, as a raster.
 
-    Parameters
-    ----------
-    array
-        Values of any real type; masked arrays are invalid where they are masked.
-    reading
-        Window and bands.
-    alpha
-        Whether a fourth channel is opacity; else it is one more band.
-
-    Raises
-    ------
-    UserError
-        When the shape, type or size is not that of one image.
+    A masked array is invalid where it is masked.
     """
     if array.dtype.kind not in "buif" or array.dtype == np.longdouble:
         raise UserError(f"expected numbers, not {array.dtype}")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise UserError(f"expected (H, W), (H, W, 3) or (H, W, 4), not {array.shape}")
-    if array.shape[0] * array.shape[1] > MOST_PIXELS:
-        raise UserError(f"{array.shape[1]} x {array.shape[0]} pixels are more than {MOST_PIXELS:,}; scale it down")
-    masked = np.ma.getmaskarray(array) if np.ma.isMaskedArray(array) else None
-    array, opacity = _chosen_bands(np.ma.getdata(array), reading, alpha)
-    valid = np.isfinite(array).reshape(*array.shape[:2], -1).all(2) if array.dtype.kind == "f" else None
-    for part in (None if masked is None else ~masked.reshape(*masked.shape[:2], -1).any(2), opacity):
-        if part is not None:
-            shown = part > 0
-            valid = shown if valid is None else valid & shown
-    colours, note = to_bytes(array, valid if valid is not None and valid.any() else None, reading.window)
-    colours = np.repeat(colours[..., None], 3, axis=2) if colours.ndim == 2 else colours
-    return _finished(colours, opacity, valid, (note,) if note else ())
+    check_size(array.shape[1], array.shape[0])
+    array = array.reshape(*array.shape[:2], -1)
+    valid = np.logical_not(np.ma.getmaskarray(array).any(2)) if np.ma.isMaskedArray(array) else None
+    levels, bands = np.ma.getdata(array), array.shape[2]
+    if bands not in (1, 3, 4) and len(levels) in (1, 3, 4):
+        hint = "if channels come first, move them last with `np.moveaxis(image, 0, -1)`"
+        raise UserError(f"has {bands} bands; name three of them, such as --bands 3,2,1; {hint}")
+    opacity = share_of_full(levels[..., 3]) if bands == 4 else None
+    return Raster(levels, {1: "L", 3: "RGB", 4: "RGB"}.get(bands, ""), opacity, valid)
 
 
-def _chosen_bands(array: np.ndarray, reading: Reading, alpha: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the bands to show, (H, W) or (H, W, 3), and the opacity (H, W) in 0..1 or None."""
-    count = 1 if array.ndim == 2 else array.shape[2]
-    if reading.bands is not None:
-        if len(reading.bands) not in (1, 3) or not all(1 <= band <= count for band in reading.bands):
-            shown = ",".join(map(str, reading.bands))
-            raise UserError(f"bands: must be one or three numbers of 1 to {count}, not {shown}")
-        stack = array.reshape(*array.shape[:2], count)[..., [band - 1 for band in reading.bands]]
-        return (stack[..., 0] if len(reading.bands) == 1 else stack), None
-    if count in (1, 3):
-        return array, None
-    if count == 4 and alpha:
-        opaque = 1.0 if array.dtype.kind in "fb" else float(np.iinfo(array.dtype).max)
-        opacity = np.nan_to_num(array[..., 3].astype(np.float64) / opaque, nan=0.0, posinf=1.0, neginf=0.0)
-        return array[..., :3], np.clip(opacity, 0, 1)
-    hint = ""
-    if array.shape[0] in (1, 3, 4):
-        hint = "; if channels come first, move them last with `np.moveaxis(image, 0, -1)`"
-    raise UserError(f"has {count} bands; name three of them, such as --bands 3,2,1{hint}")
+def check_size(width: int, height: int) -> None:
+    """Raise UserError when an image is too large."""
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}; scale it down")
 
 
-def _finished(
-    colours: np.ndarray, opacity: np.ndarray | None, valid: np.ndarray | None, notes: tuple[str, ...]
-) -> Picture:
-    """Composite colours onto the background by their opacity (H, W) in 0..1, and paint what is not valid like it."""
+def share_of_full(levels: np.ndarray) -> np.ndarray:
+    """Return levels as shares of full intensity, 0..1 float32: floats as they are, integers of their type's last."""
+    full = 1.0 if levels.dtype.kind in "fb" else float(np.iinfo(levels.dtype).max)
+    with np.errstate(over="ignore"):
+        shares = np.nan_to_num(levels.astype(np.float64) / full, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.clip(shares, 0, 1).astype(np.float32)
+
+
+def shown(raster: Raster, reading: Reading) -> Picture:
+    """Return a raster as a viewer shows it: scaled, in sRGB by its profile, composited by its opacity."""
+    levels, mode = raster.chosen(reading.bands)
+    opacity = raster.opacity if reading.bands is None else None
+    kept, notes, window = raster.kept(levels), list(raster.notes), reading.window
+    if reading.bands is None and mode == "RGB" and raster.levels.shape[2] > 3 + (opacity is not None):
+        notes.append(f"bands 1, 2, 3 of {raster.levels.shape[2]} are shown; name others with --bands")
+    profile = raster.profile if reading.bands is None else None
+    if raster.palette is not None and reading.bands is None:
+        levels, mode = raster.palette[np.minimum(levels[..., 0], len(raster.palette) - 1)], "RGB"
+    elif mode in ("CMYK", "LAB"):
+        levels, note = in_srgb(levels, mode, profile)
+        notes += [note] if note else []
+        mode, profile = "RGB", None
+    elif raster.full is not None:
+        window = window or (0, raster.full)
+    elif profile and levels.dtype.kind == "u" and levels.dtype.itemsize > 1 and window is None:
+        window = (0, np.iinfo(levels.dtype).max)  # the range that a profile speaks of
+        notes.append(f"values are taken as of 0..{window[1]}, for its colour profile; name others with --window")
+    colours, note = to_bytes(levels, kept, window)
+    notes += [note] if note else []
+    if profile:
+        colours, note = in_srgb(colours, mode, profile)
+        notes += [note] if note else []
+    if colours.shape[2] == 1:
+        colours = np.repeat(colours, 3, axis=2)
     if opacity is not None and (opacity < 1).any():
         weight = opacity.astype(np.float32)[..., None]
         colours = (weight * colours + (1 - weight) * BACKGROUND + 0.5).astype(np.uint8)
-    if valid is None or valid.all():
-        return Picture(np.ascontiguousarray(colours), None, notes)
-    colours = np.where(valid[..., None], colours, np.uint8(BACKGROUND))
-    return Picture(np.ascontiguousarray(colours), valid, notes)
+    if kept is not None:
+        colours = np.where(kept[..., None], colours, np.uint8(BACKGROUND))
+    return Picture(np.ascontiguousarray(colours), kept, tuple(notes))
 
 
-def from_pillow(image: Image.Image, reading: Reading) -> Picture:
-    """Turn an image into a picture: turned by its orientation tag, in sRGB by its profile, composited by its opacity.
-
-    Raises
-    ------
-    UserError
-        When it has several frames and none is named, or is too large.
-    """
-    if image.width * image.height > MOST_PIXELS:
-        raise UserError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down")
-    choose_frame(image, reading)
-    image = ImageOps.exif_transpose(image) or image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return from_array(np.asarray(image), reading)
-    profile = image.info.get("icc_profile")
-    opacity = None
-    if image.has_transparency_data or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        opacity = np.asarray(image.getchannel("A"), dtype=np.float32) / 255
-        image = Image.merge("RGB", image.split()[:3])
-    if reading.bands is not None:
-        return from_array(np.asarray(image), reading)
-    colours, notes = _in_srgb(image, profile)
-    levels, note = to_bytes(colours, None, reading.window)
-    return _finished(levels, opacity, None if opacity is None else opacity > 0, notes + ((note,) if note else ()))
-
-
-def choose_frame(image: Image.Image, reading: Reading) -> None:
-    """Move to the named frame of a stack or an animation.
-
-    Raises
-    ------
-    UserError
-        When there are several frames and none, or one that does not exist, is named.
-    """
-    count = getattr(image, "n_frames", 1)
-    if image.format in ("MPO", "HEIF", "AVIF", "PSD", "ICO") and reading.frame is None:
-        return  # the first is the photograph, the others are its depth, gain map or thumbnails
-    check_frame(count, reading.frame)
-    if count > 1 and reading.frame is not None:
-        image.seek(reading.frame - 1)
-
-
-def check_frame(count: int, frame: int | None) -> None:
-    """Raise UserError unless a frame is named where there are several, and exists."""
-    if frame is not None and not 1 <= frame <= count:
-        raise UserError(f"frame: must be 1 to {count}, not {frame}")
-    if count > 1 and frame is None:
-        raise UserError(f"holds {count} images (a stack or an animation); name one with --frame 1, or split it")
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the colours (H, W, 3) uint8 in sRGB, by the embedded profile where there is one."""
-    if image.mode == "P":
-        image = image.convert("RGB")
-    if image.mode == "1":
-        image = image.convert("L")
-    srgb = ImageCms.createProfile("sRGB")
-    if image.mode == "LAB":
-        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
-        profile = None
-    if not profile:
-        return np.asarray(image.convert("RGB")), ()
+def in_srgb(levels: np.ndarray, mode: str, profile: bytes | None) -> tuple[np.ndarray, str | None]:
+    """Return colours (H, W, 3) uint8 in sRGB by their profile, and what kept it from being applied."""
+    image = Image.fromarray(np.ascontiguousarray(levels[..., 0] if mode == "L" else levels), mode)
+    srgb, note = ImageCms.createProfile("sRGB"), None
     try:
-        source = ImageCms.getOpenProfile(io.BytesIO(profile))
-        if not ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
-            image = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image
+        if mode == "LAB":
+            image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
+        elif profile:
+            source = ImageCms.getOpenProfile(io.BytesIO(profile))
+            if not ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
+                image = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         note = f"its colour profile cannot be applied ({error}); colours are taken as sRGB"
-        return np.asarray(image.convert("RGB")), (note,)
-    return np.asarray(image.convert("RGB")), ()
+    return np.asarray(image.convert("RGB")), note
+
+
+def to_bytes(
+    levels: np.ndarray, valid: np.ndarray | None = None, window: tuple[float, float] | None = None
+) -> tuple[np.ndarray, str | None]:
+    """Scale levels (H, W, bands) to uint8, all bands by one range, so that colours keep their hue; say what was done.
+
+    Without a window, 8 bits are taken as they are, bool and floats within 0 to 1 as 0 to full intensity, and others are
+    scaled by the percentiles of their finite values where `valid`, (H, W) bool.
+    """
+    if window is None and levels.dtype == np.uint8:
+        return levels, None
+    if window is None and levels.dtype == np.bool_:
+        return levels.astype(np.uint8) * 255, None
+    if window is None and levels.dtype == np.int8:
+        note = "values of -128 to 127 are shown as 0 to 255; name another range with --window LOW HIGH"
+        return levels.view(np.uint8) ^ np.uint8(128), note
+    if window is not None:
+        if not (np.isfinite(window).all() and window[0] < window[1]):
+            raise UserError(f"window: must be two numbers LOW < HIGH, not {window[0]:g} {window[1]:g}")
+        return _scaled(levels, *window), None
+    values = _values(levels, valid)
+    least, most = float(values.min()), float(values.max())
+    if levels.dtype.kind == "f" and least >= 0 and most <= 1:
+        return _scaled(levels, 0.0, 1.0), None
+    if values.size > SAMPLE:
+        values = values[np.random.default_rng(0).integers(0, values.size, SAMPLE)]
+    low, high = np.percentile(values.astype(np.float64), PERCENTILES).tolist()
+    low, high = (low, high) if low < high else (least, most)
+    if low == high:
+        return np.full(levels.shape, 128, np.uint8), f"all values are {low:g}: shown as grey"
+    note = f"values of {least:g} to {most:g} are scaled from {low:g}..{high:g} to 0..255"
+    return _scaled(levels, low, high), f"{note}; name another range with --window LOW HIGH"
+
+
+def _values(levels: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Return the finite values of all bands where `valid`; raise UserError when there is none."""
+    values = levels.reshape(-1) if valid is None else levels[valid].reshape(-1)
+    if levels.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    if not values.size and valid is not None:
+        return _values(levels, None)
+    if not values.size:
+        raise UserError("holds no finite value")
+    return values
+
+
+def _scaled(levels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low..high to 0..255, some rows at a time; what is not finite becomes 0 or 255."""
+    largest = max(abs(low), abs(high), 1e-300)
+    shrink = largest if largest > 1e30 else 1.0  # keeps high - low finite
+    kind: type = (
+        np.float32 if shrink == 1 and (levels.dtype.itemsize <= 2 or levels.dtype == np.float32) else np.float64
+    )
+    low, high = low / shrink, high / shrink
+    scaled = np.empty(levels.shape, np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, len(levels), ROWS):
+            shares = (levels[start : start + ROWS].astype(kind) / kind(shrink) - kind(low)) / kind(high - low)
+            shares = np.clip(np.nan_to_num(shares, nan=0, posinf=1, neginf=0), 0, 1)
+            scaled[start : start + ROWS] = shares * 255 + 0.5
+    return scaled

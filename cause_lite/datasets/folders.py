@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,8 @@ from cause_lite.datasets.arrays import Reading
 from cause_lite.datasets.folder_survey import Survey, survey
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.label_table import (
-    TRANSPARENT,
+    UNLABELLED,
+    VOID,
     LabelTable,
     listed,
     read_classes,
@@ -22,7 +24,7 @@ from cause_lite.datasets.label_table import (
     read_table,
     table_of,
 )
-from cause_lite.datasets.picture_files import picture_size, read_picture
+from cause_lite.datasets.picture_files import header, read_picture
 from cause_lite.datasets.split import Split
 from cause_lite.probe import IGNORED
 from cause_lite.runtime.content import content_hash
@@ -41,26 +43,14 @@ def folder_files(folder: Path) -> list[Path]:
 def load_folder(folder: Path, clusters: int | None, squaring: Squaring, reading: Reading | None = None) -> Split:
     """Return the photographs under a folder, with the label maps of those that have one.
 
-    Parameters
-    ----------
-    folder
-        The folder; see `folder_survey.survey` for how photographs and label maps are found.
-    clusters
-        How many clusters to find; None: as many as there are classes, or 12 without labels.
-    squaring
-        How photographs become squares.
-    reading
-        Window and bands of the photographs.
-
-    Raises
-    ------
-    UserError
-        When there is no photograph; when a label map has another shape than its photograph, holds ids that nobody
-        declared, or ignores every pixel.
+    Raises UserError when there is no photograph; when a label map has another shape than its photograph, holds ids that
+    nobody declared, or ignores every pixel.
     """
     found = survey(folder)
     if not found.images:
         raise UserError("; ".join([f"{folder}: holds no image; name a folder of photographs", *found.reasons()]))
+    if doubt := found.doubtful():
+        warnings.warn(doubt, stacklevel=3)
     images = LazyRows(found.images, partial(read_photograph, reading=reading), squaring)
     if not found.labelled:
         names = tuple(f"cluster {number}" for number in range(clusters or DEFAULT_CLUSTERS))
@@ -71,31 +61,18 @@ def load_folder(folder: Path, clusters: int | None, squaring: Squaring, reading:
 
 
 def read_photograph(path: Path, reading: Reading | None = None) -> Image.Image:
-    """Read a file as an RGB image; see `arrays.Picture`.
-
-    Raises
-    ------
-    UserError
-        Naming the file and what is wrong with it.
-    """
+    """Read a file as an RGB image; see `arrays.Picture`."""
     return Image.fromarray(read_picture(path, reading).rgb)
 
 
 def folder_table(found: Survey) -> LabelTable:
-    """Return the classes of a folder's label maps, after every map was looked at once.
-
-    Raises
-    ------
-    UserError
-        When a label map has another shape than its photograph, holds ids that nobody declared, or ignores every pixel.
-    """
+    """Return the classes of a folder's label maps, after every map was looked at once."""
     masks = tuple((image, mask) for image, mask in zip(found.images, found.masks, strict=True) if mask is not None)
     state = tuple(content_hash(mask) for _, mask in masks) + ((content_hash(found.table),) if found.table else ())
     return _checked_table(found.folder, found.table, masks, state)
 
 
-@dataclass(frozen=True)
-class _Look:
+class _Look(NamedTuple):
     """What was seen of a label map: its codes, and what is wrong with its shape."""
 
     mask: Path
@@ -110,14 +87,10 @@ def _checked_table(
     """Look at every label map; `state` makes the result depend on their content."""
     table = read_table(table_file) if table_file else None
     looks = _looks(masks, table)
-    if masks and not looks:
-        for image, mask in masks:  # what cannot be read raises, naming the file and what is wrong with it
-            read_codes(mask, table)
-            _size(image)
     _stop(folder, "have another shape than their photographs", [look.misfit for look in looks if look.misfit])
     codes = set().union(*(look.codes for look in looks))
     if table is None:
-        if codes <= {TRANSPARENT, 255} and looks:
+        if codes <= {UNLABELLED, VOID}:
             raise UserError(f"{folder}: every pixel of every label map is ignored; nothing could be scored")
         table = table_of(codes, folder)
     unknown = [(look.mask, table.undeclared(look.codes)) for look in looks]
@@ -129,34 +102,26 @@ def _checked_table(
 
 
 def _looks(masks: tuple[tuple[Path, Path], ...], table: LabelTable | None) -> list[_Look]:
-    """Look at all label maps; those that cannot be read are left to whoever reads them."""
+    """Look at all label maps; those that cannot be read are left to whoever reads them, unless that is all."""
 
-    def look(pair: tuple[Path, Path]) -> _Look | None:
+    def look(pair: tuple[Path, Path]) -> _Look | UserError:
         image, mask = pair
         try:
-            codes = read_codes(mask, table)
-            size = _size(image)
-        except UserError:
-            return None
+            codes, size = read_codes(mask, table), header(image)[:2]
+        except UserError as error:
+            return error
         height, width = codes.shape
-        found = frozenset(np.unique(codes).tolist())
         misfit = None
         if not same_aspect((width, height), size):
             misfit = f"{mask} has {width} x {height} pixels, {image.name} {size[0]} x {size[1]}"
-        return _Look(mask, found, misfit)
+        return _Look(mask, frozenset(np.unique(codes).tolist()), misfit)
 
     with ThreadPoolExecutor() as readers:
         looks = list(track(readers.map(look, masks), "Checking label maps", total=len(masks)))
-    return [look for look in looks if look is not None]
-
-
-def _size(image: Path) -> tuple[int, int]:
-    """Return the width and height of a photograph, decoding it only where its header does not say."""
-    try:
-        return picture_size(image)
-    except UserError:
-        height, width = read_picture(image).rgb.shape[:2]
-        return width, height
+    whole = [look for look in looks if isinstance(look, _Look)]
+    if not whole and isinstance(looks[0], UserError):
+        raise looks[0]
+    return whole
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:

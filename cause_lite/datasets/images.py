@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -17,7 +17,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from cause_lite.runtime.content import content_hash
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.progress import track
 
 CROP_SIZES = {"none": (), "five": (0.5,), "double": (0.5, 0.8), "super": (0.3, 0.4, 0.5, 0.6, 0.7)}
 LONGEST = 16  # times its width: a longer strip is cut before it is scaled
@@ -26,19 +25,9 @@ RESIZE = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BI
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image, or of its mirror image.
+    """A part of an image or of its mirror image: a corner (`place` 0 to 3, row by row) or the centre (4)."""
 
-    Parameters
-    ----------
-    ratio
-        The crop's sides over the image's.
-    place
-        A corner (0 to 3, row by row) or the centre (4).
-    mirrored
-        Whether the image is mirrored first.
-    """
-
-    ratio: float
+    ratio: float  # the crop's sides over the image's
     place: int
     mirrored: bool
 
@@ -57,11 +46,8 @@ class Crop:
 def crops_of(kind: str) -> tuple[Crop | None, ...]:
     """Return the crops that training makes of each image, as the release's crop_dataset.py writes them to files.
 
-    Parameters
-    ----------
-    kind
-        none: the image itself; five: corners and centre at half size; double, super: those and their mirror images,
-        at two and at five sizes.
+    none is the image itself; five are corners and centre at half size; double and super those and their mirror images,
+    at two and at five sizes.
     """
     mirrors = (False,) if kind == "five" else (False, True)
     crops = [Crop(ratio, place, mirror) for ratio in CROP_SIZES[kind] for mirror in mirrors for place in range(5)]
@@ -82,20 +68,28 @@ class Squaring:
         centre: the shorter side is scaled to `size` and the centre square cut out; squash: both sides are scaled.
     resize
         How colours are scaled, nearest or bilinear; label ids take the nearest pixel.
+    rounded
+        Whether the longer side is rounded to the nearest pixel and the left edge down, which CamVid's recorded scores
+        rest on; else as torchvision does, which the release calls: the side down, the edge to the nearest.
     """
 
     size: int
     crops: str = "none"
     fit: str = "centre"
     resize: str = "nearest"
+    rounded: bool = field(default=False, repr=False)
 
     def square(self, image: Image.Image, labels: bool = False) -> Image.Image:
         """Return the square of an image or crop."""
         how = RESIZE["nearest" if labels else self.resize]
-        image = self._without_ends(image) if self.fit == "centre" else image
         if self.fit == "squash":
             return tv.resize(image, [self.size, self.size], how)
-        return tv.center_crop(tv.resize(image, [self.size], how), [self.size, self.size])
+        image = self._without_ends(image)
+        if not self.rounded:
+            return tv.center_crop(tv.resize(image, [self.size], how), [self.size, self.size])
+        width, height = (max(self.size, round(side * self.size / min(image.size))) for side in image.size)
+        scaled = tv.resize(image, [height, width], how)
+        return tv.crop(scaled, (height - self.size) // 2, (width - self.size) // 2, self.size, self.size)
 
     @staticmethod
     def _without_ends(image: Image.Image) -> Image.Image:
@@ -173,21 +167,22 @@ class LazyRows:
 
     def _squared(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
         square = self.squaring.square(crop.cut(image) if crop else image, labels=self.classes is not None)
-        values = np.asarray(tv.horizontal_flip(square) if self.mirrored else square)
-        return values if self.classes is None else self._class_numbers(values, self.classes)
+        return self._values(tv.horizontal_flip(square) if self.mirrored else square)
 
-    @staticmethod
-    def _class_numbers(ids: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        known = (ids >= 0) & (ids < len(classes))
-        return np.where(known, classes[np.where(known, ids, 0)], -1).astype(np.int16)
+    def _values(self, image: Image.Image) -> np.ndarray:
+        """Return the pixels of an image, or the class numbers of ids."""
+        values, classes = np.asarray(image), self.classes
+        if classes is None:
+            return values
+        known = (values >= 0) & (values < len(classes))
+        return np.where(known, classes[np.where(known, values, 0)], -1).astype(np.int16)
 
     def whole(self, number: int) -> np.ndarray:
         """Return the image of a file, (H, W, 3) uint8, or its class numbers (H, W) int16: not cropped, not squared."""
         file = self.files[number]
         if file is None:
             raise UserError(f"row {number} has no file")
-        values = np.asarray(self.read(file))
-        return values if self.classes is None else self._class_numbers(values, self.classes)
+        return self._values(self.read(file))
 
     def only(self, kept: np.ndarray) -> LazyRows:
         """Return the rows of the files that `kept` (one bool a file) marks."""
@@ -211,23 +206,6 @@ def _described(read: Callable) -> str:
     if isinstance(read, partial):
         return f"{_described(read.func)} {read.args} {sorted(read.keywords.items())}"
     return f"{read.__module__}.{read.__qualname__}"
-
-
-def find_unreadable(images: LazyRows, labels: LazyRows | None) -> list[str | None]:
-    """Read every file once, and say of each what is wrong with it or with its labels; None: nothing."""
-
-    def check(number: int) -> str | None:
-        try:
-            for rows in (images, labels):
-                file = rows.files[number] if rows is not None else None
-                if rows is not None and file is not None:
-                    rows.read(file)
-        except UserError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as readers:
-        return list(track(readers.map(check, range(len(images.files))), "Checking images", total=len(images.files)))
 
 
 def flipped(images: np.ndarray | LazyRows) -> np.ndarray | LazyRows:

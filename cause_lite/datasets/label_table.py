@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+import pandas as pd
+from PIL import Image, ImageColor
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from cause_lite.datasets.arrays import Reading, choose_frame
-from cause_lite.datasets.picture_files import named, opened_image
+from cause_lite.datasets.arrays import Raster, Reading, shown
+from cause_lite.datasets.picture_files import named, read_raster
 from cause_lite.probe import IGNORED
 from cause_lite.runtime.files import UserError
 
 COLOUR = 1 << 32  # a colour's code is this plus 0xRRGGBB; an id's code is the id
-TRANSPARENT = -1  # the code of a pixel that a mask leaves out
+UNLABELLED = -1  # the code of a pixel that is transparent, masked or without data
 VOID = 255  # the id that is ignored where no table says otherwise
-YES, NO = {"1", "yes", "true", "y", "x"}, {"", "0", "no", "false", "n"}
 MOST_SHOWN = 12
+COLUMNS = "id,name,colour,ignore"
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The classes of a folder's label maps.
-
-    Parameters
-    ----------
-    names
-        The class names, by class number.
-    class_of
-        The class number of each code (an id, or a colour), -1 where it is ignored.
-    """
+    """The classes of label maps: their names, and the class number of each code (-1 where it is ignored)."""
 
     names: tuple[str, ...]
     class_of: Mapping[int, int] = field(default_factory=dict)
+    strange: float = 0.0  # the share of a map's pixels that may have undeclared codes and are then ignored
 
     @property
-    def has_colours(self) -> bool:
-        """Whether colours are declared."""
-        return any(code >= COLOUR for code in self.class_of)
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether ids are declared."""
-        return any(code < COLOUR for code in self.class_of)
+    def of_colours(self) -> bool:
+        """Whether colours are declared and no ids."""
+        return bool(self.class_of) and all(code >= COLOUR for code in self.class_of)
 
     def undeclared(self, codes: Iterable[int]) -> list[int]:
         """Return the codes that stand for nothing, in order."""
-        return sorted(code for code in codes if code != TRANSPARENT and code not in self.class_of)
+        return sorted(code for code in codes if code != UNLABELLED and code not in self.class_of)
 
     def class_numbers(self, codes: np.ndarray) -> np.ndarray:
         """Return the class number (H, W) int32 of each code, -1 where ignored or undeclared."""
@@ -58,80 +49,99 @@ class LabelTable:
         return classes[places.reshape(codes.shape)]
 
 
+def _whole(text: str) -> int | None:
+    if text and not (text.isdecimal() and int(text) < COLOUR):
+        raise ValueError
+    return int(text) if text else None
+
+
+def _colour(text: str) -> int | None:
+    """Return 0xRRGGBB of #rrggbb, "255 0 0" or a CSS name."""
+    if not text:
+        return None
+    parts = text.strip("()[]").replace(",", " ").replace(";", " ").replace("/", " ").split()
+    if len(parts) == 3 and all(part.isdecimal() and int(part) < 256 for part in parts):
+        red, green, blue = map(int, parts)
+    else:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    return red << 16 | green << 8 | blue
+
+
+class _Row(BaseModel):
+    """A line of `labels.csv`."""
+
+    id: Annotated[int | None, BeforeValidator(_whole)] = None
+    name: str = ""
+    colour: Annotated[int | None, BeforeValidator(_colour)] = None
+    ignore: Annotated[bool, BeforeValidator(lambda text: {"": "no", "x": "yes"}.get(text.lower(), text))] = False
+
+    @property
+    def codes(self) -> list[int]:
+        """The codes of the id and of the colour."""
+        return [code for code in (self.id, None if self.colour is None else COLOUR + self.colour) if code is not None]
+
+
+WANTED = {
+    "id": "a whole number from 0",
+    "colour": "#rrggbb or three numbers of 0 to 255",
+    "ignore": "yes or no",
+    "name": "text",
+}
+
+
 def read_table(path: Path) -> LabelTable:
     """Read `labels.csv`: a line for each id or colour, with the columns id, name, colour and ignore.
 
     `name` is needed, and `id`, `colour` or both; names that occur twice are one class. A colour is #rrggbb, three
-    numbers or a CSS name. Commas, semicolons or tabs may separate the columns.
-
-    Raises
-    ------
-    UserError
-        Naming the line and the column that is wrong.
+    numbers or a CSS name. Commas, semicolons or tabs may separate the columns. Raises UserError naming the line and the
+    column that is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: could not be read as UTF-8 text ({error})") from error
-    heading = text.splitlines()[0] if text.strip() else ""
-    separator = max(",;\t", key=heading.count)
-    rows = csv.DictReader(text.splitlines(), delimiter=separator, skipinitialspace=True)
-    columns = [str(name).strip().lower().replace("color", "colour") for name in rows.fieldnames or ()]
-    if "name" not in columns or not {"id", "colour"} & set(columns):
-        raise UserError(f"{path}: its first line must name the columns id,name,colour,ignore, not {heading[:60]!r}")
-    rows.fieldnames = columns
     names: list[str] = []
     class_of: dict[int, int] = {}
-    try:
-        for row in rows:
-            _add_row(row, f"{path}, line {rows.line_num}", names, class_of)
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: is not valid CSV ({error})") from error
+    for line, values in _lines(path):
+        place = f"{path}, line {line}"
+        try:
+            row = _Row(**values)
+        except ValidationError as error:
+            (column, *_), given = error.errors()[0]["loc"], error.errors()[0]["input"]
+            raise UserError(f"{place}: {column} must be {WANTED[str(column)]}, not {given!r}") from error
+        if not row.codes:
+            raise UserError(f"{place}: has neither id nor colour")
+        if not row.name and not row.ignore:
+            raise UserError(f"{place}: has no name")
+        if not row.ignore and row.name not in names:
+            names.append(row.name)
+        for code in row.codes:
+            if code in class_of:
+                raise UserError(f"{place}: {code_name(code)} is declared twice")
+            class_of[code] = IGNORED if row.ignore else names.index(row.name)
     if not names:
         raise UserError(f"{path}: declares no class that counts")
     return LabelTable(tuple(names), class_of)
 
 
-def _add_row(row: Mapping[str, str | None], place: str, names: list[str], class_of: dict[int, int]) -> None:
-    """Add a line's id and colour to the codes, and its name to the classes."""
-    value = {key: str(row.get(key) or "").strip() for key in ("id", "name", "colour", "ignore")}
-    if None in row:
-        raise UserError(f"{place}: has more values than columns; quote what holds a separator")
-    if not any(value.values()):
-        return
-    if value["ignore"].lower() not in YES | NO:
-        raise UserError(f"{place}: ignore must be yes or no, not {value['ignore']!r}")
-    ignored = value["ignore"].lower() in YES
-    if not value["name"] and not ignored:
-        raise UserError(f"{place}: has no name")
-    codes = []
-    if value["id"]:
-        if not value["id"].isdecimal() or int(value["id"]) >= COLOUR:
-            raise UserError(f"{place}: id must be a whole number from 0, not {value['id']!r}")
-        codes.append(int(value["id"]))
-    if value["colour"]:
-        codes.append(COLOUR + _colour(value["colour"], place))
-    if not codes:
-        raise UserError(f"{place}: has neither id nor colour")
-    if not ignored and value["name"] not in names:
-        names.append(value["name"])
-    for code in codes:
-        if code in class_of:
-            raise UserError(f"{place}: {code_name(code)} is declared twice")
-        class_of[code] = IGNORED if ignored else names.index(value["name"])
-
-
-def _colour(text: str, place: str) -> int:
-    """Return 0xRRGGBB of #rrggbb, "255 0 0" or a CSS name."""
-    parts = text.strip("()[]").replace(",", " ").replace(";", " ").replace("/", " ").split()
+def _lines(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
+    """Return the number and the values by column of each line of a table that holds any."""
     try:
-        if len(parts) == 3 and all(part.isdecimal() and int(part) < 256 for part in parts):
-            red, green, blue = (int(part) for part in parts)
-        else:
-            red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError as error:
-        raise UserError(f"{place}: colour must be #rrggbb or three numbers of 0 to 255, not {text!r}") from error
-    return red << 16 | green << 8 | blue
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: could not be read as UTF-8 text ({error})") from error
+    heading = text.splitlines()[0] if text.strip() else ""
+    plain: dict = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "skipinitialspace": True}
+    try:
+        rows = pd.read_csv(io.StringIO(text), sep=max(",;\t", key=heading.count), header=None, **plain)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "Expected" in reason and "saw" in reason:
+            raise UserError(f"{path}: has more values than columns; quote what holds a separator ({reason})") from error
+        raise UserError(f"{path}: must name the columns {COLUMNS} in its first line ({reason})") from error
+    table = rows.fillna("").map(str.strip)
+    columns = [name.lower().replace("color", "colour") for name in table.iloc[0]]
+    if "name" not in columns or not {"id", "colour"} & set(columns):
+        raise UserError(f"{path}: its first line must name the columns {COLUMNS}, not {heading[:60]!r}")
+    known = [number for number, name in enumerate(columns) if name in WANTED]
+    lines = [(n, {columns[k]: values[k] for k in known}) for n, *values in table.iloc[1:].itertuples()]
+    return [(number + 1, values) for number, values in lines if any(values.values())]
 
 
 def code_name(code: int) -> str:
@@ -149,15 +159,11 @@ def listed(codes: Iterable[int]) -> str:
 def table_of(codes: Iterable[int], place: Path) -> LabelTable:
     """Return the classes of maps that no table describes: ids 0, 1, 2, ..., at least half of which occur.
 
-    255 beside them is ignored, as in Pascal VOC and Cityscapes.
-
-    Raises
-    ------
-    UserError
-        Listing the ids or colours, when they are anything else.
+    255 beside them is ignored, as in Pascal VOC and Cityscapes. Raises UserError listing ids or colours that are
+    anything else.
     """
-    found = sorted(code for code in codes if code != TRANSPARENT)
-    declare = f"declare them in {place / 'labels.csv'}, with the columns id,name,colour,ignore"
+    found = sorted(code for code in codes if code != UNLABELLED)
+    declare = f"declare them in {place / 'labels.csv'}, with the columns {COLUMNS}"
     if any(code >= COLOUR for code in found):
         raise UserError(f"{place}: the label maps hold the colours {listed(found)}; {declare}")
     ids = [code for code in found if code != VOID]
@@ -176,60 +182,62 @@ def read_codes(path: Path, table: LabelTable | None = None) -> np.ndarray:
     """Read a label map as codes (H, W) int64: ids, or colours where the file holds colours.
 
     Grey and palette files hold ids, and so do colour files whose channels are equal, unless the table declares their
-    colours. What is transparent has the code -1. The orientation tag is obeyed, as for photographs.
-
-    Raises
-    ------
-    UserError
-        Naming the file, when it cannot be read, holds fractions, or is a JPEG, whose compression makes up ids.
+    colours. What the file declares to be transparent, masked or without data has the code -1. The orientation tag is
+    obeyed, as for photographs.
     """
-    with named(path), opened_image(path) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise UserError(f"{path}: is a JPEG, whose compression changes ids; save label maps as PNG")
-        image.load()
-        choose_frame(image, Reading())
-        shown = image.format == "GIF"  # whose writers renumber the palette: its colours are meant
-        image = ImageOps.exif_transpose(image) or image
-        hidden = None
-        if image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
-            hidden = np.asarray(image.getchannel("A")) == 0
-            image = image.convert("RGB") if image.mode in ("RGBA", "RGBa") else image.getchannel(0)
-        if image.mode == "P" and (shown or (table is not None and table.has_colours and not table.has_ids)):
-            image = image.convert("RGB")
-        codes = _codes(image, table)
-        if hidden is not None and hidden.any():
-            codes[hidden] = TRANSPARENT
+    with named(path):
+        raster = read_raster(path)
+        if raster.lossy:
+            raise UserError("is a JPEG, whose compression changes ids; save label maps as PNG")
+        codes, levels = _codes(raster, table)
+        kept = raster.kept(levels)
+        if kept is not None:
+            codes[~kept] = UNLABELLED
+        if codes.min() < UNLABELLED:
+            raise UserError(f"a label map holds numbers from 0; this one has {codes.min()}")
         return codes
 
 
-def _codes(image: Image.Image, table: LabelTable | None) -> np.ndarray:
-    values = np.asarray(image)
-    if values.ndim == 2:
-        if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+def _codes(raster: Raster, table: LabelTable | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes (H, W) int64 of a label map, and the levels (H, W, bands) that they are made of."""
+    levels, mode = raster.chosen(None)
+    if raster.palette is not None and table is not None and table.of_colours:
+        return _colour_codes(raster.palette[np.minimum(levels[..., 0], len(raster.palette) - 1)]), levels
+    if mode == "L":
+        return _ids(levels[..., 0], raster.kept(levels)), levels
+    if (levels == levels[..., :1]).all() and mode == "RGB":
+        declared = table is not None and levels.dtype == np.uint8 and _declared(_colour_codes(levels), table)
+        if not declared:
+            return _ids(levels[..., 0], raster.kept(levels)), levels
+    if levels.dtype != np.uint8:
+        raise UserError(f"a label map of colours has 8 bits a channel; this one is {levels.dtype}")
+    return _colour_codes(levels if mode == "RGB" else shown(raster, Reading()).rgb), levels
+
+
+def _declared(colours: np.ndarray, table: LabelTable) -> bool:
+    """Return whether a table speaks of the colours of a map that might hold ids too."""
+    return table.of_colours or not table.undeclared(np.unique(colours).tolist())
+
+
+def _ids(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    """Return values (H, W) as whole numbers; only what is kept must be one."""
+    if values.dtype.kind == "f":
+        values = values if kept is None else np.where(kept, values, 0)
+        if not (values == np.floor(values)).all():
             raise UserError("a label map holds whole numbers; this one has fractions")
-        if values.dtype.kind in "if" and values.size and values.min() < TRANSPARENT:
-            raise UserError(f"a label map holds numbers from 0; this one has {values.min():g}")
-        return values.astype(np.int64)
-    if image.mode != "RGB":
-        values = np.asarray(image.convert("RGB"))
-    wide = values.astype(np.int64)
-    colours = COLOUR + (wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
-    grey = (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all()
-    if not grey:
-        return colours
-    declared = table is not None and not table.undeclared(np.unique(colours).tolist())
-    return colours if declared else wide[..., 0]
+    return values.astype(np.int64)
+
+
+def _colour_codes(colours: np.ndarray) -> np.ndarray:
+    wide = colours.astype(np.int64)
+    return COLOUR + (wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
 
 
 def read_classes(path: Path, table: LabelTable) -> Image.Image:
-    """Read a label map as class numbers, int32, -1 where ignored.
-
-    Raises
-    ------
-    UserError
-        Naming the file and the ids that the table does not declare.
-    """
+    """Read a label map as class numbers, int32, -1 where ignored; raise UserError when it holds undeclared codes."""
     codes = read_codes(path, table)
     if unknown := table.undeclared(np.unique(codes).tolist()):
-        raise UserError(f"{path}: holds {listed(unknown)}, which labels.csv does not declare")
+        share = np.isin(codes, unknown).mean()
+        if share > table.strange:
+            raise UserError(f"{path}: {share:.0%} of its pixels hold {listed(unknown)}, which nobody declared")
     return Image.fromarray(table.class_numbers(codes))

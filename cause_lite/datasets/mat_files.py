@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from cause_lite.runtime.files import UserError
 
@@ -38,19 +39,31 @@ class Element(NamedTuple):
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """Return the array of real numbers that a MATLAB file holds under a name.
-
-    Raises
-    ------
-    UserError
-        When there is none, or the file is damaged.
-    """
+    """Return the array of real numbers that a MATLAB file holds under a name; raise UserError without a whole one."""
     try:
         data = path.read_bytes()
         _check(data, key)
         return scipy.io.loadmat(io.BytesIO(data), variable_names=[key])[key]
     except Exception as error:  # scipy raises many kinds on damaged bytes
         raise UserError(f"{path}: is not a MATLAB file with `{key}` ({error or type(error).__name__})") from error
+
+
+def read_mat_rgb(path: Path) -> Image.Image:
+    """Read the first three channels of `img` (H, W, 4) uint8 in a file of Potsdam."""
+    return Image.fromarray(np.ascontiguousarray(_read(path, "img", 3)[..., :3].astype(np.uint8)))
+
+
+def read_mat_ids(path: Path) -> Image.Image:
+    """Read `gt` (H, W), the label ids in a file of Potsdam."""
+    return Image.fromarray(_read(path, "gt", 2).astype(np.int32))
+
+
+def _read(path: Path, key: str, dims: int) -> np.ndarray:
+    """Return an array of a MATLAB file; raise UserError when it has another shape or type."""
+    value = read_array(path, key)
+    if value.ndim != dims or value.dtype.kind not in "uif":
+        raise UserError(f"{path}: `{key}` has shape {value.shape} and type {value.dtype}")
+    return value
 
 
 def _check(data: bytes, key: str) -> None:

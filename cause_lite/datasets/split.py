@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cause_lite.datasets.images import LazyRows, find_unreadable
+from cause_lite.datasets.images import LazyRows
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.progress import track
 
 Pixels = np.ndarray | LazyRows
 
@@ -63,24 +65,30 @@ class Split:
 
 
 def without_bad(split: Split) -> tuple[Split, list[str]]:
-    """Leave out the images that cannot be read, or whose labels cannot.
+    """Return the images that can be read, with their labels, and what is wrong with each of the others.
 
-    Returns
-    -------
-    tuple[Split, list[str]]
-        The rest of the split, and for each image that was left out what is wrong with it.
-
-    Raises
-    ------
-    UserError
-        When no image is left.
+    Raises UserError when no image is left.
     """
     if not isinstance(split.images, LazyRows):
         return split, []
-    labels = split.labels if isinstance(split.labels, LazyRows) else None
-    reasons = find_unreadable(split.images, labels)
-    kept = np.array([reason is None for reason in reasons], dtype=bool)
-    wrong = [reason for reason in reasons if reason is not None]
+    images, labels = split.images, split.labels if isinstance(split.labels, LazyRows) else None
+    with ThreadPoolExecutor() as readers:
+        checked = readers.map(lambda number: _fault(number, images, labels), range(len(images.files)))
+        faults = list(track(checked, "Checking images", total=len(images.files)))
+    kept = np.array([fault is None for fault in faults], dtype=bool)
+    wrong = [fault for fault in faults if fault is not None]
     if not kept.any():
         raise UserError(f"{split.name}: none of {len(kept)} images can be read; the first: {wrong[0]}")
-    return replace(split, images=split.images.only(kept), labels=labels.only(kept) if labels else None), wrong
+    return replace(split, images=images.only(kept), labels=labels.only(kept) if labels else None), wrong
+
+
+def _fault(number: int, *pixels: LazyRows | None) -> str | None:
+    """Return what is wrong with the file of an image or of its labels; None: nothing."""
+    try:
+        for rows in pixels:
+            file = rows.files[number] if rows is not None else None
+            if rows is not None and file is not None:
+                rows.read(file)
+    except UserError as error:
+        return str(error)
+    return None

@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 
 from cause_lite.datasets.images import crops_of
-from cause_lite.datasets.official import OFFICIAL
+from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import bench
 from cause_lite.lab.recipes import Row, row
 from cause_lite.runtime.files import project_dir, read_json
@@ -95,7 +95,7 @@ def expected_cost(of: Row, kind: str = "clean") -> Cost:
 def _scoring(of: Row) -> Cost:
     """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
     patches, like = _patches(of, of.config.scored_size), nearest(of)
-    listed = OFFICIAL[of.config.data.name].splits["val"][1]
+    listed = PUBLISHED[of.config.data.name].splits["val"][1]
     growth = backbone_operations(_width(of), patches) / pass_operations(like.row)
     hours = (listed or math.nan) * 2 * like.features * growth / 3600
     return Cost(listed or 0, patches, 0.0, 0.0, hours, 4.0 * _activations(of, patches))
@@ -158,7 +158,7 @@ def _stored(of: Row) -> Stored:
 
 
 def _crops(of: Row) -> int:
-    return (OFFICIAL[of.config.data.name].splits["train"][1] or 0) * len(crops_of(of.config.data.crops))
+    return (PUBLISHED[of.config.data.name].splits["train"][1] or 0) * len(crops_of(of.config.data.crops))
 
 
 def _width(of: Row) -> int:

@@ -5,6 +5,7 @@ Begin with `evaluate_run`. `tiled_scores` is the way to score whole images at th
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +95,18 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
     own = config.data.name == fitted.data.name
     if own and is_folder(test.name):
         _compare_content(folder, config)
-    target = folder / ("scores.json" if own else f"scores-{Path(test.name).name}.json")
+    target = folder / "scores.json" if own else _scores_file(folder, test.name)
     parallel.run_on_main_process(lambda: write_json(target, record))
     parallel.run_on_main_process(lambda: write_matching(folder, matching))
     return record
+
+
+def _scores_file(folder: Path, data: str) -> Path:
+    """Return where the scores on other data are kept: another folder of the same name does not overwrite them."""
+    target = folder / f"scores-{Path(data).name}.json"
+    if not target.exists() or read_json(target).get("data") == data:
+        return target
+    return folder / f"scores-{Path(data).name}-{hashlib.sha256(data.encode(errors='surrogateescape')).hexdigest()[:8]}.json"
 
 
 def _compare_content(folder: Path, config: FitConfig) -> None:

@@ -28,7 +28,7 @@ from cause_lite.backbones.pretrain_photos import PhotosConfig
 from cause_lite.config import FitConfig
 from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
-from cause_lite.datasets.readers import read_rgb
+from cause_lite.datasets.picture_files import stored_rgb
 from cause_lite.fast import tiled_modularity
 from cause_lite.lab import bench, bench_lines, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
@@ -166,7 +166,7 @@ def reading(plan: Plan) -> dict:
             small = Image.fromarray(rng.integers(256, size=(60, 80, 3), dtype=np.uint8))
             small.resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
         files = tuple(paths[number % len(paths)] for number in range(plan.photographs))
-        images = LazyRows(files, read_rgb, Squaring(320, "five"))
+        images = LazyRows(files, stored_rgb, Squaring(320, "five"))
         workers = reading_workers(images, torch.device("cuda"))
         start = time.perf_counter()
         for _ in read_ahead(images, torch.arange(len(images)).split(64), workers, torch.device("cpu")):

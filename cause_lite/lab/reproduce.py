@@ -24,10 +24,9 @@ from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
 from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
-from cause_lite.datasets import sources
 from cause_lite.datasets.images import files_fingerprint
 from cause_lite.datasets.loading import incomplete
-from cause_lite.datasets.official import OFFICIAL
+from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import as_released, rehearsal
 from cause_lite.lab.comparison import CAUSE, as_record
 from cause_lite.lab.cost import expected_cost
@@ -60,13 +59,13 @@ def missing_requirements(row: Row, kind: str = "clean", rehearsed: bool = False)
     list of str
         Empty when the run can start. What can be downloaded is not listed.
     """
-    missing, layout = [], OFFICIAL[row.config.data.name]
-    if layout.folder in sources.BY_HAND:
+    missing, layout = [], PUBLISHED[row.config.data.name]
+    if not layout.archives:
         try:
             for split in ("train", "val"):
-                layout.files(row.config.data.name, split, data_dir())
+                layout.files(row.config.data.name, split)
         except UserError:
-            missing.append(sources.BY_HAND[layout.folder].format(root=data_dir() / layout.folder))
+            missing.append(layout.terms.format(root=layout.root))
     if kind == "released" and (absent := [f for f in released_files(row).values() if not f.is_file()]):
         names = ", ".join(f.name for f in absent)
         missing.append(

@@ -24,9 +24,8 @@ from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
-from cause_lite.datasets.arrays import Reading
+from cause_lite.datasets.arrays import SOFTWARE, Reading
 from cause_lite.datasets.images import LazyRows, files_fingerprint, flipped
-from cause_lite.datasets.picture_files import SOFTWARE
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.label_flow import fit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from torch.nn import functional as F
 
 from cause_lite import checkpoints
 from cause_lite.backbones.tiling import by_strips, largest, margin
-from cause_lite.datasets.arrays import Picture, Reading, as_picture, label_type
+from cause_lite.datasets.arrays import SOFTWARE, Picture, Reading, label_type
 from cause_lite.datasets.folder_survey import survey
-from cause_lite.datasets.geotiff import read_georeference, write_labels
-from cause_lite.datasets.picture_files import SOFTWARE, is_output
+from cause_lite.datasets.picture_files import as_picture, is_output
+from cause_lite.datasets.tiff import read_georeference, write_labels
 from cause_lite.lab.colours import colourise, palette
 from cause_lite.runtime.device import choose_device
 from cause_lite.runtime.files import UserError, write_whole
@@ -92,11 +93,16 @@ def plan_jobs(paths: list[Path]) -> tuple[list[Job], list[str]]:
         jobs += _named([(image, top / image.relative_to(folder)) for image in found.images])
     jobs += _named([(file, Path(file.name)) for file in files])
     jobs = list({job.source.absolute(): job for job in jobs}.values())
-    claims = Counter(job.target.casefold() for job in jobs)
-    if double := [job for job in jobs if claims[job.target.casefold()] > 1]:
-        names = " and ".join(str(job.source) for job in double if job.target.casefold() == double[0].target.casefold())
+    claims = Counter(_folded(job.target) for job in jobs)
+    if double := [job for job in jobs if claims[_folded(job.target)] > 1]:
+        names = " and ".join(str(job.source) for job in double if _folded(job.target) == _folded(double[0].target))
         raise UserError(f"{names}: would be written to the same {double[0].target}.labels.png; segment them apart")
     return jobs, notes
+
+
+def _folded(name: str) -> str:
+    """Return what is one name on disks that do not tell A from a, or one form of Unicode from another."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _named(files: list[tuple[Path, Path]]) -> list[Job]:
@@ -107,9 +113,9 @@ def _named(files: list[tuple[Path, Path]]) -> list[Job]:
     jobs = []
     numbered = [f"{name}-{number}" for number, name in enumerate(whole)]
     kinds = (plain, whole, apart, numbered)
-    counts = [Counter(name.casefold() for name in kind) for kind in kinds]  # some disks do not tell A from a
+    counts = [Counter(_folded(name) for name in kind) for kind in kinds]  # some disks do not tell A from a
     for (source, _), *names in zip(files, *kinds, strict=True):
-        jobs.append(Job(source, next(n for n, count in zip(names, counts, strict=True) if count[n.casefold()] == 1)))
+        jobs.append(Job(source, next(n for n, count in zip(names, counts, strict=True) if count[_folded(n)] == 1)))
     return jobs
 
 

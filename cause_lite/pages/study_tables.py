@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from cause_lite.backbones.loading import labels_seen
-from cause_lite.datasets import camvid, msrc
+from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import contexts, ladder, objectives, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
@@ -21,7 +21,7 @@ from cause_lite.pages.headlines import record
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
-CLASSES = {"msrc": msrc.CLASSES, "camvid": camvid.CLASSES}
+CLASSES = {name: PUBLISHED[name].classes for name in ("msrc", "camvid")}
 DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
 LADDER_WORDS = {
     "gain": "the clean method less mini-batch k-means",

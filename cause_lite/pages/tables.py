@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from cause_lite.datasets.official import OFFICIAL
+from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import reproduce
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.recipes import TABLES, Row, rows
@@ -94,7 +94,7 @@ def gallery(table: str) -> str:
 
 
 def _run_html(row: Row, record: dict) -> str:
-    title, classes = f"{row.name}, {KINDS[record['kind']]}, seed {record['seed']}", OFFICIAL[row.table].classes
+    title, classes = f"{row.name}, {KINDS[record['kind']]}, seed {record['seed']}", PUBLISHED[row.table].classes
     parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
     if picture.exists():
         parts.append(embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
