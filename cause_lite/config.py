@@ -76,7 +76,7 @@ class HeadConfig(Settings):
 class ProbeConfig(Settings):
     """Step 3: the cluster probe, and the linear probe, which is a diagnostic."""
 
-    init: Literal["uniform", "kmeans"] = "uniform"  # release: noise
+    init: Literal["uniform", "kmeans", "minibatch"] = "uniform"  # release: noise; `backbones.kmeans` says the others
     objective: Literal["modularity", "cosine"] = "modularity"  # release, fine_tuning_*.py
     epochs: Count = 5  # release, fine_tuning_*.py: 5 (TR), 1 (MLP)
     learning_rate: Rate = 4e-3  # of the cluster probe; release: 1e-3 x 4 GPUs
@@ -93,7 +93,7 @@ class OptimisationConfig(Settings):
     batch_size: Positive = 16  # images a step, of all processes together; release, --batch_size of each of 4 GPUs
     cell: Positive = 4  # one random patch of each cell x cell block is looked at; release, stochastic_sampling
     ddp: Literal["averaged", "as_released"] = "averaged"  # as_released: one of four processes that never average
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"  # fp64: the same scores on every processor
     compiled: bool = False
     fast_losses: bool = True  # the exact fast forms of cause_lite.fast; false: the plain formulas, which need memory
 

@@ -14,6 +14,7 @@ from cause_lite.datasets.arrays import Reading, as_pictures, is_batch, label_typ
 from cause_lite.head import Head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.precision import working_type
 
 
 class Segmenter(nn.Module):
@@ -42,13 +43,20 @@ class Segmenter(nn.Module):
         self.size, self.classes, self.reading = size, classes, Reading()
         self.cluster_names: tuple[str, ...] = ()
 
+    def in_precision(self, precision: str) -> Segmenter:
+        """Compute in `fp64` or `fp32` from here on, the backbone too, and return the segmenter itself."""
+        self.to(working_type(precision))
+        if self.backbone is not None:
+            self.backbone.prepare(precision)
+        return self
+
     @torch.no_grad()
     def segment_features(
         self, features: Float[Tensor, "b p d"], mirrored: Tensor | None = None
     ) -> Float[Tensor, "b r h w"]:
         """Return the head's output as a map; with features of the mirror images, the mean of both views."""
         side = round(features.shape[1] ** 0.5)
-        maps = self.head.eval()(features.float()).transpose(1, 2).unflatten(2, (side, side))
+        maps = self.head.eval()(features.to(self.codebook.dtype)).transpose(1, 2).unflatten(2, (side, side))
         if mirrored is None:
             return maps
         return (maps + self.segment_features(mirrored).flip(3)) / 2
@@ -66,7 +74,7 @@ class Segmenter(nn.Module):
             raise UserError("this segmenter has no backbone; set `segmenter.backbone = load_backbone(NAME)`")
         tiling = plan_tiles(image.shape[:2], self.size, backbone.patch, scale)
         both_views = lambda tiles: self.segment_features(backbone(tiles), backbone(tiles.flip(3)))  # noqa: E731
-        return tiled_maps(both_views, image, tiling, self.codebook.device)
+        return tiled_maps(both_views, image, tiling, self.codebook.device, backbone.dtype)
 
     @torch.no_grad()
     def segment(self, image: object, scale: float = 1.0, reading: Reading | None = None) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_maps_are_the_mean_of_both_views(tmp_path):
     _, seen, _ = directed(0, tmp_path)
     part = slice(2, 5)
     maps = seen.maps(part, (SIDE, SIDE))
-    unit = torch.nn.functional.normalize(seen.plain[part], dim=-1).view(3, SIDE, SIDE, WIDTH)
+    unit = torch.nn.functional.normalize(seen.plain[part].double(), dim=-1).view(3, SIDE, SIDE, WIDTH)
     torch.testing.assert_close(maps, unit)
     turned = baselines.TestFeatures(seen.plain, seen.plain).maps(part, (SIDE, SIDE))
     torch.testing.assert_close(turned, (unit + unit.flip(2)) / 2)

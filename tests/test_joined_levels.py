@@ -154,6 +154,7 @@ def test_centring_is_part_of_the_backbone(at_hand, images, few_scenes):
 def test_the_centre_is_the_mean_training_patch(at_hand, monkeypatch, few_scenes):
     monkeypatch.setattr("cause_lite.backbones.joined_levels.load_split", lambda *_, **__: few_scenes)
     plain = load_backbone(f"{MODEL}?levels=3&patch=32")
+    plain.prepare("fp64")
     centre = mean_patch(plain, few_scenes.images, "test")
     mean = torch.cat([plain.features(few_scenes.images[part]).double() for part in (slice(16), slice(16, None))])
     assert torch.allclose(centre.double(), mean.mean((0, 1)), atol=1e-4)
@@ -178,6 +179,7 @@ def test_a_fit_alone_is_centred_on_its_training_images(at_hand, few_scenes, tmp_
     monkeypatch.setattr("cause_lite.lab.runs.load_training", lambda config: few_scenes)
     segmenter = fit_to(config, tmp_path / "run", "cpu").segmenter
     plain = load_backbone(without_centre(name))
+    plain.prepare(config.optimisation.precision)
     assert torch.equal(segmenter.backbone.centre, mean_patch(plain, few_scenes.images, "test"))
     again = checkpoints.load(tmp_path / "run")
     assert torch.equal(again.backbone.centre, segmenter.backbone.centre)

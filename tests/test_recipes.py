@@ -63,7 +63,7 @@ GOOD = "data: cocostuff27\nbackbone: dino-s8\nhead: tr\npublished: {miou: 1, pac
         (GOOD + "settings: {data: {siez: 3}}\n", "unknown key 'data.siez'; did you mean 'data.size'"),
         (GOOD + "settings: {data: {size: large}}\n", "data.size: .*integer, not 'large'"),
         (GOOD + "settings: {data: {size: -1}}\n", "data.size: must be greater than or equal to 1, not -1"),
-        (GOOD + "settings: {optimisation: {precision: fp8}}\n", "optimisation.precision: must be 'fp32', .*not 'fp8'"),
+        (GOOD + "settings: {optimisation: {precision: fp8}}\n", "optimisation.precision: must be 'fp64', .*not 'fp8'"),
         (GOOD + "settings: {head: {clip: .nan}}\n", "head.clip: .*finite number"),
         (GOOD + "settings: {optimisation: {compiled: 1}}\n", "optimisation.compiled: .*boolean, not 1"),
         (GOOD + "settings: [size]\n", "`settings`"),

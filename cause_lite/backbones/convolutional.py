@@ -121,7 +121,7 @@ class ConvBackbone(Backbone):
         """
         grid = images.shape[2] // self.patch, images.shape[3] // self.patch
         maps = self._network((images - self.mean) / self.std)
-        units = [averaged(F.normalize(level.float(), dim=1), self.context) for level in maps]
+        units = [averaged(F.normalize(level.to(self.dtype), dim=1), self.context) for level in maps]
         joined = torch.cat([F.interpolate(unit, size=grid, mode="bilinear") for unit in units], 1)
         return joined.flatten(2).transpose(1, 2) - self.centre
 

@@ -115,7 +115,7 @@ class PatchStore:
     def stream(
         self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
     ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
-        """Yield each batch's image numbers and vectors on a device in full precision; what is read is read ahead.
+        """Yield each batch's image numbers and vectors on a device, in the store's type; what is read is read ahead.
 
         Each image of a batch is read or computed once, and what is computed on the device stays there.
         """
@@ -129,7 +129,7 @@ class PatchStore:
                 # The stored ones come first, so their order is brought back.
                 order = (numbers >= self.stored).long().argsort(stable=True).argsort()
                 vectors = torch.cat([vectors, rest])[to_device(order, device)]
-            yield numbers, vectors.float()
+            yield numbers, vectors
 
     def at(self, image: Int[Tensor, " n"], patch: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Return the vectors of single patches, by image and patch number."""
@@ -164,10 +164,10 @@ class CentredStore(PatchStore):
     def stream(
         self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
     ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
-        """Yield each batch's image numbers and centred vectors on a device in full precision."""
+        """Yield each batch's image numbers and centred vectors on a device."""
         centre = self._centre.to(device)
         for numbers, vectors in self._store.stream(batches, device):
-            yield numbers, (vectors - centre).to(self.dtype).float()
+            yield numbers, (vectors.float() - centre).to(self.dtype)
 
 
 def images_within(budget: float, shape: tuple[int, int, int], dtype: torch.dtype) -> int:
@@ -226,9 +226,10 @@ class ModuleOutputs(Computed):
 
     def ahead(self, batches: Sequence[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n p r"]]:
         """Yield the outputs of each batch, on the module's device."""
-        for _, vectors in self._store.stream(batches, next(self._module.parameters()).device):
+        like = next(self._module.parameters())
+        for _, vectors in self._store.stream(batches, like.device):
             with torch.no_grad():
-                outputs = self._module.eval()(vectors).to(self._dtype)
+                outputs = self._module.eval()(vectors.to(like.dtype)).to(self._dtype)
             yield outputs  # outside the block, which would reach whoever reads this
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cause_lite.config import FitConfig
+from cause_lite.runtime.precision import HALF_TYPES, working_type
 
 
 def readings_of(config: FitConfig) -> int:
@@ -15,4 +16,5 @@ def readings_of(config: FitConfig) -> int:
 
 def output_type(config: FitConfig) -> torch.dtype:
     """Return the type in which step 3 keeps the head's outputs: half precision where the head runs in it."""
-    return torch.float32 if config.optimisation.precision == "fp32" else torch.float16
+    precision = config.optimisation.precision
+    return torch.float16 if precision in HALF_TYPES else working_type(precision)

@@ -160,7 +160,10 @@ def load_joined(name: str, weights: Path | None = None, shipped: Backbone | None
     if settings.centre == TRAINING:
         raise UserError(f"backbone {name!r}: only a fit can be centred on its training images; name a data set")
     photographs = load_split(settings.centre, "train", SIZE, fit=settings.fit, resize="bilinear").images
-    return CentredBackbone(plain, mean_patch(plain, photographs, f"Features of {settings.centre}/train"), name)
+    plain.prepare("fp64")  # so that the centre is the same on every processor
+    centre = mean_patch(plain, photographs, f"Features of {settings.centre}/train")
+    plain.prepare()
+    return CentredBackbone(plain, centre, name)
 
 
 def _take_context(shipped: Backbone, settings: JoinSettings, name: str) -> None:

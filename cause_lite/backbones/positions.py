@@ -41,7 +41,8 @@ def resize_positions(
     side = math.isqrt(positions.shape[1] - 1)
     if grid == (side, side):
         return positions
-    old = positions[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, D, side, side)
+    wide = torch.promote_types(positions.dtype, torch.float32)
+    old = positions[:, 1:].to(wide).transpose(1, 2).unflatten(2, (side, side))  # (1, D, side, side)
     scale = [(count + offset) / side for count in grid]
     new = F.interpolate(old, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)  # (1, rows * columns, D)
     return torch.cat([positions[:, :1], new.to(positions.dtype)], 1)

@@ -149,8 +149,8 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     try:
         weights = load_file(path)
         centre = weights.pop(CENTRE, None)
-        segmenter.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        segmenter.to(weights["codebook"].dtype).load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: is not the file that {SHAPE_FILE} describes ({error})") from error
     if matching := read_matching(folder, shape.num_classes):
         segmenter.cluster_names = matching.names
@@ -163,6 +163,7 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
                 "now; put those back, or fit again"
             )
         segmenter.backbone = _load_backbone(folder, name, centre)
+        segmenter.backbone.prepare("fp64" if segmenter.codebook.dtype == torch.float64 else "fp32")
     return segmenter.eval()
 
 

@@ -50,7 +50,7 @@ class LabelledHeadTraining(HeadTraining):
             raise UserError(f"{train.name}: head.clip_with_labels needs labels, and there are none")
         self.labels = train.labels
         with _own_draws(session.device):
-            self.linear = LinearProbe(len(train.classes), self.settings.reduced_dim).to(session.device)
+            self.linear = session.build(lambda: LinearProbe(len(train.classes), self.settings.reduced_dim))
         self.learned = nn.ModuleList([self.student, self.linear])
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class LabelledHeadTraining(HeadTraining):
         with _own_draws(batch.device), torch.no_grad(), autocast(precision, batch.device):
             segments = self.teacher.head(batch)  # (b, P, R)
         labels = torch.from_numpy(self.labels[numbers.numpy()]).to(batch.device)
-        return contrast + supervised_loss(self.linear, segments.float(), labels)
+        return contrast + supervised_loss(self.linear, segments.to(batch.dtype), labels)
 
 
 def fit_head(features: PatchStore, codebook: Tensor, session: Session, train: Split) -> tuple[Head, list[float]]:
@@ -104,10 +104,10 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
         raise UserError(f"{train.name}: probe.label_flow {flow!r} needs labels, and there are none")
     if flow != "detached":
         warnings.warn(f"{WARNING}; by probe.label_flow={flow} labels train the head", stacklevel=2)
-    linear = LinearProbe(len(train.classes), config.head.reduced_dim).to(session.device)
+    linear = session.build(lambda: LinearProbe(len(train.classes), config.head.reduced_dim))
     with tempfile.TemporaryDirectory() as folder:
-        outputs = partial(module_outputs, head, features, Path(folder))
-        clusters = initial_probe(outputs, train.num_clusters, config, session.generator).to(session.device)
+        outputs = partial(module_outputs, head, features, Path(folder), session.dtype)
+        clusters = initial_probe(outputs, train.num_clusters, session)
     losses = _fit_jointly(head, clusters, linear, features, train.labels, session)
     return clusters, linear, {"as_released": losses}
 
@@ -132,7 +132,7 @@ def _fit_jointly(
     def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
         with autocast(config.optimisation.precision, session.device):
             segments = head(batch)
-        segments = segments.float()
+        segments = segments.to(batch.dtype)
         modular = configured_modularity_loss(draw_selection(batch, session)(segments), clusters.centres, config)
         target = torch.from_numpy(labels[numbers.numpy()]).to(session.device)
         read = segments.detach() if config.probe.label_flow == "detached" else segments

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore
-from cause_lite.backbones.kmeans import kmeans, patch_kmeans
+from cause_lite.backbones.kmeans import SAMPLE as FULL_SAMPLE
+from cause_lite.backbones.kmeans import kmeans, patch_kmeans, patch_minibatch_kmeans
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import LazyRows
@@ -30,8 +31,6 @@ from cause_lite.runtime.randomness import seeded
 from cause_lite.steps import fit_linear_probe
 
 SAMPLE = 100_000  # pixels or patches that a baseline learns from, at most
-FULL_SAMPLE = 30_000  # ... that full k-means does
-STARTS = 10  # of full k-means; the best is kept
 TOLERANCE = 1e-4  # of the logistic regression: the largest entry of the gradient of the mean loss
 ITERATIONS = 5_000  # of L-BFGS, at most
 WIDE = 256  # channels from which vectors are scored before they are enlarged
@@ -42,18 +41,18 @@ Patches = Callable[[slice], Tensor]  # images -> patch vectors on their grid (B,
 def colour_and_height(images: np.ndarray, weight: float) -> Tensor:
     """Return red, green and blue in 0..1 and `weight` x height in 0..1, (N, H, W, 4), of images (N, H, W, 3) uint8."""
     count, height, width, _ = images.shape
-    rows = torch.linspace(0, weight, height).view(1, height, 1, 1).expand(count, height, width, 1)
-    return torch.cat([torch.from_numpy(images).float() / 255, rows], dim=3)
+    rows = torch.linspace(0, weight, height, dtype=torch.float64).view(1, height, 1, 1).expand(count, height, width, 1)
+    return torch.cat([torch.from_numpy(images).double() / 255, rows], dim=3)
 
 
 def score_colour_kmeans(train: Split, test: Split, seed: int, weight: float = 0.5) -> ClusterMetrics:
-    """Score mini-batch k-means (the best of 5 starts) on the colour and height of single pixels."""
+    """Score k-means on the colour and height of single pixels."""
     classes, every = len(test.classes), 4
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(train))[:2000])
     parts = [train.images[some[start : start + 20]] for start in range(0, len(some), 20)]
     pixels = torch.cat([colour_and_height(part, weight)[:, ::every, ::every].flatten(0, 2) for part in parts])
-    centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:SAMPLE])], classes, seed)
+    centres = kmeans(pixels[torch.from_numpy(rng.permutation(len(pixels))[:FULL_SAMPLE])], classes, seed)
     metrics, labels = ClusterMetrics(classes), label_maps(test)
     for start in range(0, len(test), 20):
         pixels = colour_and_height(test.images[start : start + 20], weight)
@@ -81,7 +80,7 @@ class TestFeatures:
     def patches(self, part: slice, unit: bool = False) -> Tensor:
         """Return the mean of both views, (B, h, w, D); with `unit`, of vectors scaled to length 1."""
         side = round(self.plain.shape[1] ** 0.5)
-        views = [store[part].float().unflatten(1, (side, side)) for store in (self.plain, self.mirrored)]
+        views = [store[part].double().unflatten(1, (side, side)) for store in (self.plain, self.mirrored)]
         if unit:
             views = [F.normalize(view, dim=-1) for view in views]
         return (views[0] + views[1].flip(2)) / 2
@@ -119,11 +118,11 @@ def pixel_scores(patches: Tensor, size: tuple[int, int], affine: Callable[[Tenso
 def score_feature_kmeans(
     train: PatchStore, test: TestFeatures, labels: np.ndarray | LazyRows, classes: int, seed: int
 ) -> ClusterMetrics:
-    """Score mini-batch k-means (the best of 5 starts) on unit features (N, P, D), by which the cluster probe starts.
+    """Score mini-batch k-means (the best of 5 starts) on unit features (N, P, D), whose runs differ widely.
 
     It is Euclidean: neither the centres nor the mean of both views are scaled to length 1.
     """
-    centres = patch_kmeans(train, classes, seed)
+    centres = patch_minibatch_kmeans(train, classes, seed)
     return _scored(lambda vectors: closeness(vectors, centres), test.unit_patches, labels, classes)
 
 
@@ -134,9 +133,7 @@ def score_full_kmeans(
 
     It learns from at most 30,000 patches. A pixel goes to the centre of the largest cosine.
     """
-    vectors = F.normalize(train.sample(FULL_SAMPLE, torch.Generator().manual_seed(seed)).float(), dim=-1)
-    found = KMeans(classes, n_init=STARTS, random_state=seed).fit(vectors.numpy())
-    centres = F.normalize(torch.from_numpy(found.cluster_centers_).float(), dim=-1)
+    centres = F.normalize(patch_kmeans(train, classes, seed), dim=-1)
     return _scored(lambda vectors: vectors @ centres.T, test.unit_patches, labels, classes)
 
 
@@ -154,8 +151,7 @@ def score_supervised(
     """
     with seeded(config.seed) as generator:
         session = Session(config, generator, torch.device("cpu"))
-        probe = fit_linear_probe(train, train_labels, classes, session, unit=True)[0]
-
+        probe = fit_linear_probe(train, train_labels, classes, session, unit=True)[0].double()
     return _scored(torch.no_grad()(probe.forward), test.unit_patches, labels, classes)
 
 
@@ -188,8 +184,8 @@ def score_logistic(
     vectors, targets = labelled_sample(train, train_labels, seed)
     model = fit_logistic(vectors, targets)
     scaler, regression = model[0], model[1]
-    weight = torch.from_numpy(regression.coef_ / scaler.scale_).float()  # (n, D)
-    bias = torch.from_numpy(regression.intercept_).float() - weight @ torch.from_numpy(scaler.mean_).float()
+    weight = torch.from_numpy(regression.coef_ / scaler.scale_)  # (n, D)
+    bias = torch.from_numpy(regression.intercept_) - weight @ torch.from_numpy(scaler.mean_)
     known = torch.from_numpy(regression.classes_)
     return _scored(lambda vectors: vectors @ weight.T + bias, patches, labels, classes, known)
 
@@ -199,7 +195,7 @@ def labelled_sample(store: PatchStore, labels: np.ndarray | LazyRows, seed: int)
     truth = patch_labels(np.asarray(labels[:]), round(store.shape[1] ** 0.5))
     image, patch = (truth != IGNORED).nonzero(as_tuple=True)
     drawn = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-    return store.at(image[drawn], patch[drawn]).float(), truth[image[drawn], patch[drawn]]
+    return store.at(image[drawn], patch[drawn]).double(), truth[image[drawn], patch[drawn]]
 
 
 def fit_logistic(vectors: Tensor, targets: Tensor) -> Pipeline:
@@ -214,7 +210,8 @@ def fit_logistic(vectors: Tensor, targets: Tensor) -> Pipeline:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            return model.fit(vectors.numpy(), targets.numpy())
+            with threadpool_limits(1):
+                return model.fit(vectors.numpy(), targets.numpy())
         except ConvergenceWarning as error:
             message = f"logistic regression: no convergence to {TOLERANCE} within {ITERATIONS} iterations"
             raise UserError(f"{message}; standardise the vectors or take fewer classes") from error

@@ -115,7 +115,9 @@ def baseline_records(
     config: FitConfig, train: Split, test: Split, wanted: tuple[str, ...] = BASELINES
 ) -> Iterator[dict]:
     """Yield the record of each wanted baseline, and of what labels give on the same features, for one seed."""
-    backbone, classes = load_backbone(config.backbone).to(choose_device("auto")), len(test.classes)
+    precision, classes = config.optimisation.precision, len(test.classes)
+    backbone = load_backbone(config.backbone).to(choose_device("auto", precision))
+    backbone.prepare(precision)
     features = cached_features(backbone, train.images, "Training features")
     seen, truth, seed = _views(backbone, test), label_maps(test), config.seed
     methods = {
@@ -191,7 +193,7 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, test: S
     by_cosine = config.replace({"probe.objective": "cosine"})
     device = segmenter.codebook.device
     with tempfile.TemporaryDirectory() as folder:
-        outputs = module_outputs(segmenter.head, features, Path(folder))
+        outputs = module_outputs(segmenter.head, features, Path(folder), segmenter.codebook.dtype)
         start = time.perf_counter()
         with seeded(config.seed) as generator:
             session = Session(by_cosine, generator, device)
@@ -200,7 +202,7 @@ def _other_probes(segmenter: Segmenter, config: FitConfig, train: Split, test: S
         method = f"{name}, probe by cosine"
         yield as_record(method, by_cosine, metrics, time.perf_counter() - start, split=split)
         start = time.perf_counter()
-        segmenter.cluster_probe.centres.data = patch_kmeans(outputs, classes, config.seed).to(device)
+        segmenter.cluster_probe.centres.data.copy_(patch_kmeans(outputs, classes, config.seed))
         metrics = score_segmenter(segmenter, config, split=split)["cluster"]
         method = f"{name}, k-means on the head"
         yield as_record(method, config, metrics, time.perf_counter() - start, split=split)

@@ -39,7 +39,6 @@ STUDY = "concepts"
 AS_RELEASED = {"clusterbook.init": "uniform", "clusterbook.learning_rate": 4e-3}
 FEW = {"clusterbook.concepts": 128, "clusterbook.learning_rate": 3e-3, "clusterbook.epochs": 5}
 GROUPS = (16, 40)  # by k-means
-GROUPED = 20_000  # patches that those are fitted on
 
 
 def concept_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
@@ -83,8 +82,9 @@ def _record(config: FitConfig) -> dict:
 def measured(config: FitConfig) -> dict[str, float]:
     """Return the numbers for the seed of a configuration, by name; percent, but for counts of codes in use."""
     backbone, val = load_backbone(config.backbone), load_split(config.data.name, "val")
+    backbone.prepare(config.optimisation.precision)
     train = cached_features(backbone, load_split(config.data.name, "train").images, "Training features")
-    features = cached_features(backbone, val.images, "Features")[:].float()
+    features = cached_features(backbone, val.images, "Features")[:].double()
     labels = np.asarray(label_maps(val))
     return _of_codebooks(config, train, features, labels) | _of_groups(config, train, features, labels)
 
@@ -93,9 +93,9 @@ def _of_codebooks(config: FitConfig, train: PatchStore, features: Tensor, labels
     few = config.replace(FEW)
     ours, released = _fitted(train, config), _fitted(train, config.replace(AS_RELEASED))
     codebooks = {
-        "patches": initial_codebook(train, few, torch.Generator().manual_seed(config.seed)),
+        "patches": initial_codebook(train, _session(few)),
         "modularity": _fitted(train, few),
-        "kmeans": patch_kmeans(train, few.clusterbook.concepts, seed=config.seed),
+        "kmeans": patch_kmeans(train, few.clusterbook.concepts, config.seed, starts=1),
     }
     index = quantize(features, ours)[1]
     counts = concept_counts(index, labels, len(ours))
@@ -109,15 +109,18 @@ def _of_codebooks(config: FitConfig, train: PatchStore, features: Tensor, labels
 
 
 def _fitted(train: PatchStore, config: FitConfig) -> Tensor:
-    session = Session(config, torch.Generator().manual_seed(config.seed), torch.device("cpu"))
-    return fit_clusterbook(train, session)[0]
+    return fit_clusterbook(train, _session(config))[0]
+
+
+def _session(config: FitConfig) -> Session:
+    return Session(config, torch.Generator().manual_seed(config.seed), torch.device("cpu"))
 
 
 def _of_groups(config: FitConfig, train: PatchStore, features: Tensor, labels: np.ndarray) -> dict[str, float]:
     side = round(features.shape[1] ** 0.5)
     unit, truth, values = F.normalize(features, dim=-1), patch_labels(labels, side), {}
     for count in GROUPS:
-        centres = patch_kmeans(train, count, seed=config.seed, sample=GROUPED)
+        centres = patch_kmeans(train, count, config.seed)
         groups = nearest(unit, centres).view(len(features), -1)
         metrics = ClusterMetrics(int(truth.max()) + 1, count)
         metrics.update(groups, truth)

@@ -79,7 +79,8 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
     how, folder = how or Evaluating(), Path(folder)
     fitted = read_config(folder)
     config = _with_data(fitted, how.data)
-    segmenter, test = checkpoints.load(folder).to(choose_device(device)), load_evaluation(config)
+    segmenter, test = checkpoints.load(folder), load_evaluation(config)
+    segmenter.to(choose_device(device, config.optimisation.precision))
     if test.labels is None:
         sheet = folder / "contact.png"
         hint = f"look at {sheet}, or name" if sheet.exists() else "name"

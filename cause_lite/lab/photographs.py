@@ -245,7 +245,7 @@ def _head_kmeans(config: FitConfig) -> dict:
     features = training_features(segmenter, train)
     with tempfile.TemporaryDirectory() as folder:
         outputs = module_outputs(segmenter.head, features, Path(folder))
-        centres = patch_kmeans(outputs, train.num_clusters, config.seed)
+        centres = patch_kmeans(outputs, train.num_clusters, config.seed).to(outputs.dtype)
     segmenter.cluster_probe.centres.data = centres.to(segmenter.codebook.device)
     scores = score_segmenter(segmenter, config)["cluster"]
     return as_record(CAUSE[config.head.kind], config, scores, time.perf_counter() - start) | fit_origin(config)

@@ -149,7 +149,7 @@ def reproduce_row(
         raise UserError(f"{row.key}: cannot start; missing: " + "; ".join(missing))
     start, config = time.perf_counter(), adapt(configured(row, kind, seed))
     datasets.prepare(config.data.name, say)
-    segmenter = fitted(row, config, kind, device).to(choose_device(device))
+    segmenter = fitted(row, config, kind, device).to(choose_device(device, config.optimisation.precision))
     scores = score_segmenter(segmenter, config, crf)
     seconds = time.perf_counter() - start
     record = as_record(CAUSE[config.head.kind], config, scores["crf" if crf else "cluster"], seconds) | {

@@ -73,7 +73,9 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     """
     folder = Path(folder)
     centred = centred_on_training(config.backbone)
-    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone).to(choose_device(device))
+    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone)
+    plain.to(choose_device(device, config.optimisation.precision))
+    plain.prepare(config.optimisation.precision, config.optimisation.compiled)
     config = with_size_of(plain, config)
     train = load_training(config)
     check_clusters(train, plain)
@@ -96,7 +98,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
 def _centred(plain: Backbone, train: Split, name: str) -> Backbone:
     """Return a backbone from whose patches the mean patch of the training images is subtracted."""
     centre = mean_patch(plain, train.images, f"Features of {train.name}/{train.split}")
-    return CentredBackbone(plain, centre, name).to(plain.mean.device)
+    return CentredBackbone(plain, centre, name).to(plain.device)
 
 
 def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
@@ -294,7 +296,7 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
 
 def fitted_segmenter(config: FitConfig) -> Segmenter:
     """Return the segmenter of these settings on the fastest device; fit it now if it is not in the cache."""
-    return checkpoints.load(fitted_run(config)).to(choose_device("auto"))
+    return checkpoints.load(fitted_run(config)).to(choose_device("auto", config.optimisation.precision))
 
 
 def fit_origin(config: FitConfig) -> dict:

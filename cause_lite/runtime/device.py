@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, precision: str = "fp32") -> torch.device:
     """Return the device of a name, `auto`, `cpu`, `cuda` or `mps`; `auto` takes an accelerator where there is one.
+
+    Apple's GPUs have no double precision: with `fp64` the CPU takes the place of `mps`, and a warning says so.
 
     Raises
     ------
@@ -28,11 +31,14 @@ def choose_device(name: str) -> torch.device:
     if name == "auto" and parallel.processes().num_processes > 1:
         return parallel.processes().device
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if name not in available:
         raise UserError(f"--device {name}: must be one of auto, {', '.join(available)}")
     if not available[name]:
         raise UserError(f"--device {name}: this machine has none that torch can use; try --device cpu")
+    if name == "mps" and precision == "fp64":
+        warnings.warn("Apple's GPUs have no double precision, so the CPU computes", stacklevel=2)
+        name = "cpu"
     return torch.device(name)
 
 
