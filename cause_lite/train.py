@@ -61,9 +61,11 @@ def fit(
     """
     flow = config.probe.label_flow
     if flow != "clean" and third_step is fit_probes:
-        raise UserError(f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.lab.label_flow.fit")
+        raise UserError(
+            f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.methods.as_released.fit"
+        )
     if config.head.clip_with_labels and second_step is fit_head:
-        raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.lab.label_flow.fit")
+        raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.methods.as_released.fit")
     clock, device = Stopwatch(), backbone.mean.device
     try:
         with state_kept(), deterministic(device):

@@ -64,7 +64,7 @@ def small_fits() -> dict:
 
     from cause_lite.backbones import cached_features, load_backbone
     from cause_lite.evaluate import evaluate
-    from cause_lite.lab.label_flow import fit
+    from cause_lite.methods.as_released import fit
 
     found = {}
     for head in ("mlp", "tr"):

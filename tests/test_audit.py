@@ -12,7 +12,7 @@ from conftest import quick_config
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.lab import studies
 from cause_lite.lab.audit import audit, labelled_leaves, leaves
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 from cause_lite.probe import LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
 

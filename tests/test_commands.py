@@ -14,7 +14,7 @@ from PIL import Image
 from cause_lite import checkpoints, datasets
 from cause_lite.cli import main
 from cause_lite.datasets import camvid
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime import files
 from cause_lite.runtime.files import UserError, write_whole
 

@@ -10,8 +10,8 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.fast.contrast import concept_contrastive_loss
 from cause_lite.fast.modularity import shared_concept
 from cause_lite.frontdoor import ConceptBank
-from cause_lite.lab.label_flow import fit
 from cause_lite.mediator import modularity_loss
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime import randomness
 from cause_lite.runtime.device import choose_device, device_name
 

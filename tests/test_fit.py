@@ -13,8 +13,8 @@ from cause_lite.backbones import loading
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
 from cause_lite.lab import baselines, runs
-from cause_lite.lab.label_flow import fit
 from cause_lite.lab.recipes import recipe
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime.files import UserError, write_json
 
 HEADS = pytest.mark.parametrize("head", ["mlp", "tr"])

@@ -8,7 +8,7 @@ from conftest import quick_config, random_backbone
 
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.evaluate import evaluate
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 
 
 @pytest.mark.parametrize("precision, tolerance", [("bf16", 2e-2), ("fp16", 3e-3)])

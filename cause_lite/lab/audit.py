@@ -25,9 +25,9 @@ from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.lab import as_released
-from cause_lite.lab.label_flow import fit
 from cause_lite.lab.studies import permuted_images
+from cause_lite.methods import as_released
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime.files import UserError
 from cause_lite.segmenter import Segmenter
 

@@ -28,12 +28,13 @@ from cause_lite.datasets import sources
 from cause_lite.datasets.images import files_fingerprint
 from cause_lite.datasets.loading import incomplete
 from cause_lite.datasets.official import OFFICIAL
-from cause_lite.lab import as_released, rehearsal
+from cause_lite.lab import rehearsal
 from cause_lite.lab.comparison import CAUSE, as_record
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.pictures import image_grid, labelled
 from cause_lite.lab.recipes import Row, rows
 from cause_lite.lab.runs import fit_to, label_maps, load_evaluation, load_training, name_clusters, score_segmenter
+from cause_lite.methods import as_released
 from cause_lite.metrics import ClusterMetrics, Scores
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name

@@ -29,8 +29,8 @@ from cause_lite.datasets.images import LazyRows, files_fingerprint, flipped
 from cause_lite.datasets.picture_files import SOFTWARE
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
-from cause_lite.lab.label_flow import fit
 from cause_lite.lab.recipes import evaluation_split
+from cause_lite.methods.as_released import fit
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, this_device

@@ -20,18 +20,19 @@ import pandas as pd
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.lab.as_released import WARNING
 from cause_lite.lab.comparison import CAUSE, as_record, training_features
-from cause_lite.lab.label_flow import third_step
 from cause_lite.lab.recipes import HEADS, ablations, recipe
 from cause_lite.lab.recipes.reading import flattened
 from cause_lite.lab.runs import fit_origin, fitted_segmenter, folder_clusters, load_training, score_segmenter
 from cause_lite.lab.statistics import UNKNOWN_CPU, compared, device_of
 from cause_lite.loop import Session
+from cause_lite.methods.as_released import WARNING
+from cause_lite.methods.as_released import fit_probes as released_probes
 from cause_lite.runtime.device import deterministic, this_device
 from cause_lite.runtime.files import UserError, locked, project_dir, read_json, write_json
 from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
+from cause_lite.steps import fit_probes
 
 RECIPE, CLEAN, DETACHED = "recipe", "clean", "detached"
 SHARES = (0.01, 0.1)  # of the images that keep their labels
@@ -256,7 +257,8 @@ def with_third_step(base: Segmenter, train: Split, config: FitConfig) -> Segment
     with state_kept(), deterministic(base.codebook.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=WARNING)  # the study is about it
         session = Session(config, seed_all(config.seed), base.codebook.device)
-        clusters, linear, _ = third_step(config)(head, features, train, session)
+        third_step = fit_probes if config.probe.label_flow == "clean" else released_probes
+        clusters, linear, _ = third_step(head, features, train, session)
     return Segmenter(head, base.codebook, clusters, linear, base.backbone, base.size, base.classes).eval()
 
 

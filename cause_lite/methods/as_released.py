@@ -1,4 +1,4 @@
-"""The two places where the release's labels reach what predicts. For the audit and for parity only.
+"""The two places where the release's labels reach what predicts, and step 3 as released as a method of studies.
 
 Step 2: train_front_door_{mlp,tr}.py (commit ee0aa84) trains a linear probe beside the student and clips the gradient
 norm of both at once. Where the clip bites, the labelled loss scales the student's step.
@@ -9,30 +9,43 @@ holds the head's parameters. The supervised cross-entropy moves what predicts.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite import steps
+from cause_lite import steps, train
+from cause_lite.backbones import Backbone
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
+from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import LazyRows
 from cause_lite.head import Head
 from cause_lite.initialise import initial_probe
 from cause_lite.loop import Session, draw_selection, optimise
+from cause_lite.methods.cause import predictor_of
+from cause_lite.methods.method import Predictor, Training, register
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
+from cause_lite.runtime.device import deterministic
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.precision import autocast
+from cause_lite.runtime.randomness import seed_all, state_kept
+from cause_lite.runtime.settings import Settings, Share
+from cause_lite.segmenter import Segmenter
 from cause_lite.steps import HeadTraining, Probes, configured_modularity_loss
+from cause_lite.train import NO_JOURNAL, Fitted
 
 WARNING = "label_flow: labels reach what predicts"  # how the warnings of both places begin
 
@@ -154,3 +167,66 @@ def supervised_loss(linear: LinearProbe, segments: Tensor, labels: Tensor) -> Te
     logits = linear.classify(segments).transpose(1, 2).unflatten(2, (side, side))
     logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
     return labelled_loss(logits, labels.long())
+
+
+def fit(config: FitConfig, split: Split, backbone: Backbone, journal: Journal = NO_JOURNAL) -> Fitted:
+    """Fit a segmenter with the second and third step that the settings name; otherwise as `cause_lite.train.fit`."""
+    second = partial(fit_head, train=split) if config.head.clip_with_labels else steps.fit_head
+    third = steps.fit_probes if config.probe.label_flow == "clean" else fit_probes
+    return train.fit(config, split, backbone, journal, third, second)
+
+
+class ReleasedOptions(Settings):
+    """Step 3 as released, on the head of the clean fit.
+
+    Attributes
+    ----------
+    flow
+        The release's, in which labels train the head, or the same loop with the head's output detached.
+    labels
+        The true ones; those of other images; or of other images with their pixels shuffled.
+    share
+        Of the images that keep their labels, at least one.
+    step3
+        Settings of step 3 that differ from the recipe's, such as {"epochs": 80}.
+    """
+
+    flow: Literal["as_released", "detached"] = "as_released"
+    labels: Literal["true", "other images", "shuffled pixels"] = "true"
+    share: Share = 1.0
+    step3: dict[str, Any] = Field(default_factory=dict)
+
+
+@register("as_released", ReleasedOptions, needs=("labels",))
+def learn(training: Training, options: ReleasedOptions) -> Predictor:
+    """Return the predictor of the clean fit's head after the release's step 3."""
+    changes = {f"probe.{name}": value for name, value in options.step3.items()}
+    config = training.config.replace(changes | {"probe.label_flow": options.flow})
+    segmenter = training.fitted(training.config)
+    assert training.labels is not None
+    labels = relabelled(np.asarray(training.labels[:]), options, np.random.default_rng(training.seed))
+    pictures = np.broadcast_to(np.uint8(0), (len(labels), 1, 1, 3))  # which step 3 does not look at
+    train_split = Split(config.data.name, "train", tuple(map(str, range(training.classes))), pictures, labels)
+    return predictor_of(with_third_step(segmenter, training.features, train_split, config))
+
+
+def with_third_step(base: Segmenter, features: PatchStore, split: Split, config: FitConfig) -> Segmenter:
+    """Return a segmenter after another third step; `base` itself is left as it is."""
+    head, device = copy.deepcopy(base.head), base.codebook.device
+    with state_kept(), deterministic(device), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=WARNING)  # it is what is asked for
+        clusters, linear, _ = fit_probes(head, features, split, Session(config, seed_all(config.seed), device))
+    return Segmenter(head, base.codebook, clusters, linear, base.backbone, base.size, base.classes).eval()
+
+
+def relabelled(labels: np.ndarray, options: ReleasedOptions, rng: np.random.Generator) -> np.ndarray:
+    """Return the label maps (N, H, W) that the options ask for; -1 where an image keeps none."""
+    if options.labels != "true":
+        labels = labels[rng.permutation(len(labels))]
+    if options.labels == "shuffled pixels":
+        labels = rng.permuted(labels.reshape(len(labels), -1), axis=1).reshape(labels.shape)
+    if options.share == 1:
+        return labels
+    kept, some = rng.permutation(len(labels))[: max(1, round(options.share * len(labels)))], np.full_like(labels, -1)
+    some[kept] = labels[kept]
+    return some
