@@ -7,7 +7,9 @@ that comes up later is answered from the records: nothing has to run again.
 from __future__ import annotations
 
 import base64
+import json
 import lzma
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import flipped
+from cause_lite.lab.arithmetics import arithmetics, in_process
 from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fitted_segmenter, label_maps, load_evaluation, load_training
@@ -68,13 +71,25 @@ class Arm(Settings):
 
 
 class Study(SettingsTree):
-    """A grid of data sets, arms and seeds, scored on one split; `question` is what it asks, in a sentence."""
+    """A grid of data sets, arms and seeds, scored on one split.
+
+    Attributes
+    ----------
+    question
+        What it asks, in a sentence.
+    settings
+        What differs from the recipe in every arm, by data set.
+    arithmetics
+        Whether each run is done once under every arithmetic that this processor can emulate, in a process of its own.
+    """
 
     question: str
     data: list[str]
+    arms: dict[str, Arm]
     split: str = "test"
     seeds: Positive = 5
-    arms: dict[str, Arm]
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    arithmetics: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,17 +100,19 @@ class Run:
     arm_name: str
     arm: Arm
     seed: int
-    split: str
+    study: Study
+    arithmetic: str = ""
 
     @property
     def key(self) -> str:
         """The key of its record in the file of the study and the data set."""
-        return f"{self.arm_name}/{self.seed}"
+        return f"{self.arm_name}/{self.seed}" + (f"/{self.arithmetic}" if self.arithmetic else "")
 
     @property
     def config(self) -> FitConfig:
         """The settings of the recipe with those of the arm."""
-        return recipe(self.data, self.arm.head, self.seed, changes=self.arm.settings)
+        changes = self.study.settings.get(self.data, {}) | self.arm.settings
+        return recipe(self.data, self.arm.head, self.seed, changes=changes)
 
 
 def studies() -> list[str]:
@@ -134,7 +151,8 @@ def runs_of(study: Study, data: str, seeds: int | None = None) -> Iterator[Run]:
     for seed in range(seeds or max(arm.seeds or study.seeds for arm in arms.values())):
         for name, arm in arms.items():
             if seed < (arm.seeds or study.seeds):
-                yield Run(data, name, arm, seed, study.split)
+                for arithmetic in [name for name, _ in arithmetics()] if study.arithmetics else [""]:
+                    yield Run(data, name, arm, seed, study, arithmetic)
 
 
 def records_path(name: str, data: str) -> Path:
@@ -172,10 +190,16 @@ def run_study(name: str, data: str, seeds: int | None = None) -> Iterator[tuple[
         if found is not None:
             check_settings(found, run, path)
             continue
-        record = perform(run)
+        record = perform(run) if not run.arithmetic else perform_under(run, name)
         with locked(path.parent, wait=True):
             write_json(path, {"records": read_records(name, data) | {run.key: record}})
         yield run.key, record
+
+
+def perform_under(run: Run, name: str) -> dict[str, Any]:
+    """Do one run in a process of its own, under its arithmetic and from an empty cache; return its record."""
+    arguments = ["-m", "cause_lite.lab.study", name, run.data, f"{run.arm_name}/{run.seed}"]
+    return json.loads(in_process(arguments, dict(arithmetics())[run.arithmetic]).splitlines()[-1])
 
 
 def check_settings(record: Mapping[str, Any], run: Run, path: Path) -> None:
@@ -190,11 +214,12 @@ def check_settings(record: Mapping[str, Any], run: Run, path: Path) -> None:
 def described(run: Run) -> dict[str, Any]:
     """Return what decides a run, in plain values."""
     return {
+        "arm": run.arm_name,
         "method": run.arm.method,
         "options": run.arm.options,
         "crf": run.arm.crf,
         "data": run.data,
-        "split": run.split,
+        "split": run.study.split,
         "seed": run.seed,
         "config": run.config.model_dump(mode="json"),
     }
@@ -203,7 +228,7 @@ def described(run: Run) -> dict[str, Any]:
 def perform(run: Run) -> dict[str, Any]:
     """Do one run and return its record: what decided it, the confusion of each image, and where it was made."""
     start, config, method = time.perf_counter(), run.config, find(run.arm.method)
-    train, test = load_training(config), load_evaluation(config, run.split).labelled()
+    train, test = load_training(config), load_evaluation(config, run.study.split).labelled()
     backbone = backbone_of(config)
     training = Training(
         cached_features(backbone, train.images, f"Features of {train.name}/{train.split}"),
@@ -270,3 +295,8 @@ def unpacked(record: Mapping[str, Any]) -> Int[np.ndarray, "n k c"]:
     """Return the confusion of each image of a record, clusters by classes, in pixels."""
     content = lzma.decompress(base64.b85decode(record["confusions"]["xz"]))
     return np.frombuffer(content, "<u4").reshape(record["confusions"]["shape"]).astype(np.int64)
+
+
+if __name__ == "__main__":  # one run in this process, whose record is printed
+    _study, _key = read_study(sys.argv[1]).replace({"arithmetics": False}), sys.argv[3]
+    print(json.dumps(perform(next(run for run in runs_of(_study, sys.argv[2]) if run.key == _key))))

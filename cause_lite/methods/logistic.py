@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
 from cause_lite.methods.method import Predictor, Rows, Training, Views, by_affine, drawn, enlarged, register
@@ -25,6 +26,7 @@ from cause_lite.runtime.settings import Settings
 SAMPLE = 100_000  # labelled patches that it learns from, at most
 TOLERANCE = 1e-4  # the largest entry of the gradient of the mean loss
 ITERATIONS = 5_000  # of L-BFGS, at most
+NEVER = -1e9  # the score of a class that no training patch has
 
 
 class LogisticOptions(Settings):
@@ -57,10 +59,12 @@ def class_scores(store: PatchStore, training: Training) -> tuple[Float[Tensor, "
     vectors, targets = labelled_sample(store, training.labels, training.seed)
     scaler, regression = fit_logistic(vectors, targets)[:]
     weight = torch.zeros(training.classes, vectors.shape[1], dtype=torch.float64)
-    bias = torch.full((training.classes,), -torch.inf, dtype=torch.float64)
-    known = torch.from_numpy(regression.classes_)
-    weight[known] = torch.from_numpy(regression.coef_ / scaler.scale_)
-    bias[known] = torch.from_numpy(regression.intercept_) - weight[known] @ torch.from_numpy(scaler.mean_)
+    bias = torch.full((training.classes,), NEVER, dtype=torch.float64)
+    known, slopes = torch.from_numpy(regression.classes_), torch.from_numpy(regression.coef_ / scaler.scale_)
+    offsets = torch.from_numpy(regression.intercept_) - slopes @ torch.from_numpy(scaler.mean_)
+    if len(known) == 2:  # of two classes, the regression scores the second alone
+        slopes, offsets = F.pad(slopes, (0, 0, 1, 0)), F.pad(offsets, (1, 0))
+    weight[known], bias[known] = slopes, offsets
     return weight, bias
 
 

@@ -1,0 +1,82 @@
+"""Scores of a study's records: every measure of a confusion, means over seeds, and what chance they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
+
+from cause_lite.lab.study import read_records, read_study, unpacked
+from cause_lite.metrics import ClusterMetrics
+
+SCORES = {
+    "miou": "mIoU, %",
+    "information": "information, nats",
+    "effective": "effective clusters",
+    "many_to_one": "many-to-one, %",
+    "nmi": "NMI, %",
+    "pacc": "pixel accuracy, %",
+}
+
+
+def scores_of(confusion: np.ndarray, supervised: bool = False) -> dict[str, float]:
+    """Return every score of a confusion of clusters and classes (K, C), in pixels.
+
+    Beside mIoU and pixel accuracy after the one-to-one matching (percent): the mutual information of clusters and
+    classes (nats), the effective number of clusters exp(entropy of their sizes), the share of pixels that are right
+    when each cluster takes its commonest class (percent), and the information over the mean entropy (percent).
+    Predictions that are classes already (`supervised`) are not matched.
+    """
+    metrics = ClusterMetrics(confusion.shape[1], confusion.shape[0])
+    metrics.confusion = torch.from_numpy(confusion)
+    matched = metrics.unmatched() if supervised else metrics.compute()
+    sizes, classes = confusion.sum(1), confusion.sum(0)
+    information = float(mutual_info_score(None, None, contingency=confusion))
+    mean = (entropy(sizes) + entropy(classes)) / 2
+    return {
+        "miou": matched["miou"],
+        "pacc": matched["pacc"],
+        "information": information,
+        "effective": float(np.exp(entropy(sizes))),
+        "many_to_one": 100 * float(confusion.max(1).sum() / confusion.sum()),
+        "nmi": 100 * information / mean if mean else 0.0,
+    }
+
+
+def frame(name: str, data: str) -> pd.DataFrame:
+    """Return the scores of a study's records on a data set, a row a record, in the order of the study's arms."""
+    records, arms = read_records(name, data).values(), list(read_study(name).arms)
+    return pd.DataFrame([row(one) for one in sorted(records, key=lambda one: (arms.index(one["arm"]), one["seed"]))])
+
+
+def row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's arm, title, seed and scores."""
+    kept = {name: record[name] for name in ("arm", "title", "seed", "supervised", "seconds")}
+    return kept | scores_of(unpacked(record).sum(0), record["supervised"])
+
+
+def resampled_deviation(record: Mapping[str, Any], resamples: int = 200, block: int = 1) -> float:
+    """Return the standard deviation of mIoU over test sets drawn anew from a record's images, in points.
+
+    A bootstrap: images are drawn with replacement, in runs of `block` neighbours where they are frames of a video, and
+    clusters are matched anew each time.
+    """
+    confusions, rng, found = unpacked(record), np.random.default_rng(record["seed"]), []
+    blocks = [confusions[start : start + block].sum(0) for start in range(0, len(confusions), block)]
+    for _ in range(resamples):
+        drawn = rng.integers(len(blocks), size=len(blocks))
+        found.append(scores_of(np.sum([blocks[i] for i in drawn], axis=0), record["supervised"])["miou"])
+    return float(np.std(found, ddof=1))
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and sample standard deviation of each score over seeds, and their number, a row an arm."""
+    grouped = scores.groupby("title", sort=False)
+    table = grouped[list(SCORES)].agg(["mean", "std"])
+    table["seeds"] = grouped["seed"].nunique()
+    return table
