@@ -49,15 +49,18 @@ def scores_of(confusion: np.ndarray, supervised: bool = False) -> dict[str, floa
 
 
 def frame(name: str, data: str) -> pd.DataFrame:
-    """Return the scores of a study's records on a data set, a row a record, in the order of the study's arms."""
+    """Return the scores of a study's records on a data set, a row a record, in the order of the study's arms.
+
+    Columns: `arm`, `method` (the arm's title), `seed`, `supervised`, `seconds`, and those of `SCORES`.
+    """
     records, arms = read_records(name, data).values(), list(read_study(name).arms)
     return pd.DataFrame([row(one) for one in sorted(records, key=lambda one: (arms.index(one["arm"]), one["seed"]))])
 
 
 def row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record's arm, title, seed and scores."""
-    kept = {name: record[name] for name in ("arm", "title", "seed", "supervised", "seconds")}
-    return kept | scores_of(unpacked(record).sum(0), record["supervised"])
+    kept = {name: record[name] for name in ("arm", "seed", "supervised", "seconds")}
+    return kept | {"method": record["title"]} | scores_of(unpacked(record).sum(0), record["supervised"])
 
 
 def resampled_deviation(record: Mapping[str, Any], resamples: int = 200, block: int = 1) -> float:
@@ -76,7 +79,7 @@ def resampled_deviation(record: Mapping[str, Any], resamples: int = 200, block: 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Return mean and sample standard deviation of each score over seeds, and their number, a row an arm."""
-    grouped = scores.groupby("title", sort=False)
+    grouped = scores.groupby("method", sort=False)
     table = grouped[list(SCORES)].agg(["mean", "std"])
     table["seeds"] = grouped["seed"].nunique()
     return table
