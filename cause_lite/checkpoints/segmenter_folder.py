@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from cause_lite.checkpoints.matching import read_matching
 from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
 from cause_lite.probe import ClusterProbe, LinearProbe
-from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
+from cause_lite.runtime.files import UserError, is_path, project_dir, read_json, write_json, write_whole
 from cause_lite.segmenter import Segmenter
 
 SHAPE_FILE, WEIGHTS_FILE = "segmenter.json", "segmenter.safetensors"
@@ -177,13 +178,18 @@ def _load_backbone(folder: Path, name: str, centre: Tensor | None) -> Backbone:
 
 
 def _find_folder(name: str | Path) -> Path:
-    """Return the folder of a segmenter that ships, or the folder of that path."""
-    for folder in (project_dir() / "data" / "segmenters" / str(name), Path(name)):
-        if (folder / SHAPE_FILE).exists():
-            return folder
-    raise UserError(
-        f"{name}: no segmenter of that name ships and no folder there holds {SHAPE_FILE}; run `cause-lite fit`"
-    )
+    """Return the folder of that path; where there is none, that of the segmenter that ships under the name."""
+    own, shipped = Path(name).expanduser(), project_dir() / "data" / "segmenters" / name
+    found = [folder for folder in (own,) if (folder / SHAPE_FILE).exists()]
+    if not is_path(name) and (shipped / SHAPE_FILE).exists():
+        found.append(shipped)
+    if not found:
+        raise UserError(
+            f"{name}: no segmenter of that name ships and no folder there holds {SHAPE_FILE}; run `cause-lite fit`"
+        )
+    if len(found) > 1 and own.resolve() != shipped:
+        warnings.warn(f"{name}: the folder of that name is taken, not the segmenter that ships", stacklevel=3)
+    return found[0]
 
 
 def read_shape(path: Path) -> SegmenterShape:

@@ -72,12 +72,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         When another process is writing to the folder, or the images or the backbone cannot be read.
     """
     folder = Path(folder)
-    centred = centred_on_training(config.backbone)
-    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone).to(choose_device(device))
-    config = with_size_of(plain, config)
-    train = load_training(config)
-    check_clusters(train, plain)
-    backbone = _centred(plain, train, config.backbone) if centred else plain
+    config, train, backbone = prepared(config, device)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         images = files_fingerprint(train.images)
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
@@ -91,6 +86,16 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         sheet = contact_sheet(fitted.segmenter, train.images)
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
     return fitted
+
+
+def prepared(config: FitConfig, device: str = "auto") -> tuple[FitConfig, Split, Backbone]:
+    """Return the settings with sizes that the backbone can see, the training images, and the backbone on a device."""
+    centred = centred_on_training(config.backbone)
+    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone).to(choose_device(device))
+    config = with_size_of(plain, config)
+    train = load_training(config)
+    check_clusters(train, plain)
+    return config, train, _centred(plain, train, config.backbone) if centred else plain
 
 
 def _centred(plain: Backbone, train: Split, name: str) -> Backbone:
