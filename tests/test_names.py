@@ -16,6 +16,7 @@ from test_commands import call, model  # noqa: F401
 
 import cause_lite
 from cause_lite import checkpoints
+from cause_lite.backbones import load_backbone
 from cause_lite.runtime.files import UserError, is_path, project_dir, read_json, write_json
 
 
@@ -53,6 +54,20 @@ def test_a_run_in_a_folder_of_a_name_that_ships_is_that_run(model, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="photos: the folder of that name is taken, not the segmenter that ships"):
         assert clusters_of("photos") == own
+
+
+def test_a_backbone_in_a_folder_of_a_name_that_ships_is_told_apart(model, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "scenes")  # holds a backbone of 32 channels
+    for name in ("./scenes", str(tmp_path / "scenes")):
+        assert load_backbone(name).dim == 32
+    with pytest.raises(UserError, match=r"backbone 'scenes': is the name of one that ships .* write ./scenes for the"):
+        load_backbone("scenes")
+    assert checkpoints.load(project_dir() / "data" / "segmenters" / "scenes").backbone.dim != 32
+    shutil.rmtree(tmp_path / "scenes")
+    assert load_backbone("scenes").dim != 32
+    with pytest.raises(UserError, match="neither bundled, a folder"):
+        load_backbone("./scenes")
 
 
 BRACKETS, LONG, BYTES = "IMG [edited].png", "word " * 20 + ".png", os.fsdecode(b"caf\xe9.png")
