@@ -57,13 +57,15 @@ def pretrain(
     from cause_lite.backbones.loading import pretrained_dir
     from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
     from cause_lite.backbones.pretrain_photos import PhotosConfig, pretrain_and_export_photos
+    from cause_lite.runtime.files import is_path
 
     folder = out or pretrained_dir(name)
     if name == "photos":
         pretrain_and_export_photos(PhotosConfig(seed=seed, steps=steps or PhotosConfig.steps), folder, device)
     else:
         pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
-    say(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")
+    shown = name if out is None else out if is_path(str(out)) else f"./{out}"
+    say(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {shown}`.")
 
 
 def fit(
