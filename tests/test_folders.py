@@ -496,7 +496,9 @@ def test_a_convolutional_backbone_goes_with_the_model(photographs, tmp_path, mon
     shutil.copytree(bundled_dir() / "photos", tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     centred = {"backbone.centre": "training", "backbone.context": 0}
-    fit_to(recipe(str(photographs), "mlp", backbone="mine", changes=SMALL | centred), tmp_path / "run", "cpu")
+    fit_to(
+        recipe(str(photographs), "mlp", backbone=f"{tmp_path}/mine", changes=SMALL | centred), tmp_path / "run", "cpu"
+    )
     export(tmp_path / "run", tmp_path / "model")
     image = scenes.render(0, "val", 1).image
     monkeypatch.chdir("/")  # a run finds its backbone from anywhere

@@ -75,6 +75,8 @@ def card(fit: dict, shape: dict, run: Path, licence: str) -> str:
     """Return the model card of a fit from its fit.json, its segmenter.json, and the scores and matching of its run."""
     config = read_config(fit["config"])
     settings = {key: value for key, value in config.backbone if value != BackboneConfig.model_fields[key].default}
+    backbone = settings.pop("name")
+    backbone = Path(backbone).name if find_folder(backbone, stored=True) else backbone  # no path of this machine
     data = Path(config.data.name).name
     content = ModelCard.from_template(
         ModelCardData(library_name="cause-lite", tags=["image-segmentation", "unsupervised"], license=licence),
@@ -82,7 +84,7 @@ def card(fit: dict, shape: dict, run: Path, licence: str) -> str:
         title=f"CAUSE-{config.head.kind.upper()} on {data}",
         labels=_labels(config),
         head=config.head.kind,
-        backbone=", ".join([settings.pop("name"), *(f"{key} {value}" for key, value in settings.items())]),
+        backbone=", ".join([backbone, *(f"{key} {value}" for key, value in settings.items())]),
         backbone_licence=licence_of(config.backbone.name) or "not recorded; see where the backbone comes from",
         data=data,
         seed=config.seed,
