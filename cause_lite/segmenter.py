@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -81,7 +83,8 @@ class Segmenter(nn.Module):
         """Return the cluster of each pixel, (H, W), or (N, H, W) of a batch; the type's last value is an ignored pixel.
 
         `image` is whatever `datasets.arrays.as_picture` reads, or a batch of it; without `reading`, it is read as the
-        training images were. The type is uint8 for up to 255 clusters, else uint16. Memory is some bytes a pixel.
+        training images were; what was decided about it is a warning. The type is uint8 for up to 255 clusters, else
+        uint16. Memory is some bytes a pixel.
 
         Raises
         ------
@@ -91,6 +94,8 @@ class Segmenter(nn.Module):
         kind = label_type(len(self.cluster_probe.centres))
         labels = []
         for picture in as_pictures(image, reading or self.reading):
+            for note in picture.notes:
+                warnings.warn(note, stacklevel=3)  # two frames up, as `no_grad` wraps this one
             nearest = by_strips(self.maps(picture.rgb, scale), picture.rgb.shape[:2], self.similarities, largest)
             labels.append(picture.with_ignored(nearest.cpu().numpy().astype(kind)))
         return np.stack(labels) if is_batch(image) else labels[0]

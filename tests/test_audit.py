@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import quick_config
+from PIL import Image
+from test_commands import call
+from user_inputs import classes, labelled_folder
 
 from cause_lite.head import MLPHead, TRHead
 from cause_lite.lab import studies
@@ -94,6 +97,16 @@ def test_an_audit_without_labels_or_of_equal_labels_is_refused(few_scenes, small
     same = np.zeros_like(few_scenes.labels)
     with pytest.raises(UserError, match="changes nothing"):
         audit(quick_config({"head.kind": "mlp"}), few_scenes.with_labels(same), small_backbone)
+
+
+def test_a_folder_is_audited_on_a_backbone_that_is_centred_on_it(tmp_path, monkeypatch, capsys):
+    folder = labelled_folder(tmp_path / "streets", lambda number: Image.fromarray(classes(number)), count=4)
+    settings = ["backbone.name=scenes", "data.size=64", "head.epochs=1", "probe.epochs=1", "clusterbook.concepts=16"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    status, printed = call(
+        monkeypatch, capsys, "audit", "--data", folder, "--images", 3, "--set", "backbone.margin=0", *words
+    )
+    assert status == 0 and "3 images" in printed and "Clean: labels reach the linear probe" in printed
 
 
 def test_leaves_are_the_parameters_a_loss_depends_on():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,7 +57,7 @@ def test_two_seeds_have_no_interval(records, monkeypatch):
 def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
     runs = list(photographs.photograph_runs(data, 2))
     assert len({run.key for run in runs}) == len(runs)
-    assert {dict(parse_qsl(run.config.backbone.partition("?")[2]))["centre"] for run in runs} == {data}
+    assert {run.config.backbone.centre for run in runs} == {data}
     assert {run.name.partition("/")[0] for run in runs} == set(photographs.LADDER)
     leaks = [run for run in runs if run.config.probe.label_flow != "clean"]
     assert leaks and all(run.name.endswith(("as-released", "detached")) for run in leaks)
@@ -209,9 +207,8 @@ def test_the_study_of_contexts_changes_the_context_alone():
     for run in runs:
         rung, context, _ = run.name.split("/")
         plain = photographs.configured("camvid", "mlp", run.config.seed, rung)
-        model, _, settings = run.config.backbone.partition("?")
-        assert dict(parse_qsl(settings))["context"] == context
-        assert run.config.replace({"backbone": plain.backbone}) == plain and model == rung
+        assert run.config.backbone.name == rung and run.config.backbone.context == int(context)
+        assert run.config.replace({"backbone": plain.backbone}) == plain
 
 
 def test_the_table_of_contexts_has_means_over_seeds(monkeypatch):

@@ -70,7 +70,7 @@ def test_records_on_the_backbone_of_photographs_are_younger_than_it(study, data)
     dates = [
         record["date"]
         for record in read_study(study, data).values()
-        if read_config(record["config"]).backbone.partition("?")[0] == "photos"
+        if read_config(record["config"]).backbone.name == "photos"
     ]
     assert all(datetime.fromisoformat(date) > datetime.fromisoformat(shipped) for date in dates)
     assert dates or "photographs" not in study

@@ -216,7 +216,7 @@ def published_rows() -> Iterator[dict]:
     labels = rng.integers(CLASSES, size=images.shape[:3], dtype=np.int8)
     for key in ("dino-s8-mlp", "dino-s8-tr", "dino-b8-tr", "dinov2-b14-tr"):
         config = row(f"cocostuff27/{key}").config
-        vit = timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True)
+        vit = timm.create_model(config.backbone.name, num_classes=0, dynamic_img_size=True)
         assert isinstance(vit, VisionTransformer)
         backbone = VitBackbone(vit, key, IMAGE_MEAN, IMAGE_STD).to(DEVICE)
         part = (slice(None), slice(config.data.size), slice(config.data.size))

@@ -22,7 +22,7 @@ RUNGS = ("photos", photographs.BACKBONE)
 def context_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
     """Yield k-means for each seed, and one logistic regression, with each context; see `objectives.feature_runs`."""
     backbones = {
-        f"{rung}/{context}": (f"{context} cells to each side", f"{rung}?context={context}")
+        f"{rung}/{context}": (f"{context} cells to each side", {"name": rung, "context": context})
         for rung in RUNGS
         for context in CONTEXTS
     }

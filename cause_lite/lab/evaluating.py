@@ -5,6 +5,8 @@ Begin with `evaluate_run`. `tiled_scores` is the way to score whole images at th
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +55,8 @@ class Evaluating:
 def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "auto") -> dict:
     """Score a run that `fit_to` wrote; write scores and matching beside it.
 
-    scores.json holds the scores on the run's own data, scores-NAME.json those on another data set, matching.json the
-    matching of the latest evaluation, by which clusters have names.
+    scores.json holds the scores on the run's own data, scores-NAME.json those on another data set (a second folder of
+    that name adds a hash of its path), matching.json the matching of the latest evaluation, which names clusters.
 
     Parameters
     ----------
@@ -95,10 +97,19 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
     own = config.data.name == fitted.data.name
     if own and is_folder(test.name):
         _compare_content(folder, config)
-    target = folder / ("scores.json" if own else f"scores-{Path(test.name).name}.json")
+    target = folder / "scores.json" if own else _scores_file(folder, test.name)
     parallel.run_on_main_process(lambda: write_json(target, record))
     parallel.run_on_main_process(lambda: write_matching(folder, matching))
     return record
+
+
+def _scores_file(folder: Path, data: str) -> Path:
+    """Return the file of the scores on other data; a second folder of one name is told apart by its path."""
+    name = Path(data).name
+    plain = folder / f"scores-{name}.json"
+    if not plain.exists() or read_json(plain).get("data") == data:
+        return plain
+    return folder / f"scores-{name}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:8]}.json"
 
 
 def _compare_content(folder: Path, config: FitConfig) -> None:

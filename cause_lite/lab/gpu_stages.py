@@ -101,7 +101,8 @@ def compiled_pass(row: Row, device: torch.device, extent: Extent) -> dict:
 
 def noise_backbone(row: Row, extent: Extent) -> VitBackbone:
     """Return a row's backbone with random weights."""
-    name = row.config.backbone if timm.is_model(row.config.backbone) else cost.TIMM_TWINS[row.config.backbone]
+    name = row.config.backbone.name
+    name = name if timm.is_model(name) else cost.TIMM_TWINS[name]
     vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **extent.narrow)
     assert isinstance(vit, VisionTransformer)
     return VitBackbone(vit, row.name, IMAGE_MEAN, IMAGE_STD)

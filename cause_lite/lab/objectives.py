@@ -20,7 +20,7 @@ from cause_lite.backbones.pretrain import card_of
 from cause_lite.backbones.pretrain_photos import PhotoPretraining, PhotosConfig, pretrain_and_export_photos
 from cause_lite.config import FitConfig
 from cause_lite.lab.comparison import FEATURE_KMEANS, LOGISTIC, baseline_records
-from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, centred_on, configured
+from cause_lite.lab.photographs import BASELINE_HEAD, CENTRES, configured
 from cause_lite.lab.recipes import HEADS
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import STUDY_SPLIT, Run, method_scores, read_study
@@ -61,7 +61,7 @@ TRIALS = {
 
 def objective_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:
     """Yield k-means for each seed, and one logistic regression, on each trial's backbone; see `feature_runs`."""
-    backbones = {trial: (one.title, name_of(trial)) for trial, one in TRIALS.items()}
+    backbones = {trial: (one.title, {"name": name_of(trial)}) for trial, one in TRIALS.items()}
     return feature_runs(STUDY, data, seeds, backbones, _scored)
 
 
@@ -69,7 +69,7 @@ def feature_runs(
     study: str,
     data: str,
     seeds: int,
-    backbones: dict[str, tuple[str, str]],
+    backbones: dict[str, tuple[str, dict]],
     work: Callable[[FitConfig, str, str], dict],
 ) -> Iterator[Run]:
     """Yield k-means for each seed, and one logistic regression, on the features of each backbone.
@@ -79,7 +79,7 @@ def feature_runs(
     study, data, seeds
         The name of the study; `msrc` or `camvid`; how many seeds k-means has.
     backbones
-        A title, and the backbone's name before it is centred, by what runs are called.
+        A title, and the backbone's settings before it is centred, by what runs are called.
     work
         Takes the settings, the key in `backbones` and a method of `METHODS`; returns the record.
 
@@ -93,7 +93,7 @@ def feature_runs(
     for key, (title, backbone) in backbones.items():
         for method, count in (("kmeans", seeds), ("logistic", 1)):
             for seed in range(count):
-                config = configured(data, BASELINE_HEAD, seed).replace({"backbone": centred_on(backbone, data)})
+                config = configured(data, BASELINE_HEAD, seed).replace({"backbone": backbone | CENTRES[data]})
                 yield Run(f"{key}/{method}", title, config, partial(work, config, key, METHODS[method]))
 
 

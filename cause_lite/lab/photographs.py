@@ -16,7 +16,7 @@ import pandas as pd
 
 from cause_lite.backbones.feature_store import module_outputs
 from cause_lite.backbones.kmeans import patch_kmeans
-from cause_lite.config import FitConfig
+from cause_lite.config import BackboneConfig, FitConfig
 from cause_lite.lab.comparison import (
     CAUSE,
     COLOUR_KMEANS,
@@ -37,16 +37,16 @@ from cause_lite.segmenter import Segmenter
 
 STUDY = "photographs"
 BACKBONE = "efficientnet-lite2"
-# Backbones from weak to strong, each by the name that `load_backbone` takes.
-LADDER = {
-    "untrained": f"{BACKBONE}?untrained=0",
-    "scenes": "scenes",
-    "camvid": "camvid",
-    "photos": "photos",
-    BACKBONE: BACKBONE,
+# Backbones from weak to strong, each by its settings.
+LADDER: dict[str, dict] = {
+    "untrained": {"name": BACKBONE, "untrained": 0},
+    "scenes": {"name": "scenes"},
+    "camvid": {"name": "camvid"},
+    "photos": {"name": "photos"},
+    BACKBONE: {"name": BACKBONE},
 }
 # Each backbone is centred on the mean patch of a data set's training photographs, squared as they are in the fit.
-CENTRES = {"msrc": "centre=msrc", "camvid": "centre=camvid&fit=centre"}
+CENTRES: dict[str, dict] = {"msrc": {"centre": "msrc"}, "camvid": {"centre": "camvid", "fit": "centre"}}
 EPOCHS = 6  # of step 2
 # Thresholds of step 2: their kind, the upper and the lower one. A first trial, scored on test images too, took these.
 THRESHOLDS = ("cosine", 0.4, 0.2)
@@ -94,18 +94,13 @@ def configured(
         raise UserError(f"study {STUDY}: no data set {data!r}; must be one of {', '.join(CENTRES)}")
     kind, high, low = thresholds
     changes = {
-        "backbone": centred_on(LADDER[rung], data),
+        "backbone": BackboneConfig(**LADDER[rung], **CENTRES[data]),
         "head.threshold_kind": kind,
         "head.positive_threshold": high,
         "head.negative_threshold": low,
         "head.epochs": EPOCHS,
     }
     return recipe(data, head, seed, changes=changes)
-
-
-def centred_on(backbone: str, data: str) -> str:
-    """Return the name of a backbone that is centred on a data set's training photographs."""
-    return f"{backbone}{'&' if '?' in backbone else '?'}{CENTRES[data]}"
 
 
 def photograph_runs(data: str, seeds: int, heads: tuple[str, ...] = HEADS) -> Iterator[Run]:

@@ -74,7 +74,7 @@ def missing_requirements(row: Row, kind: str = "clean", rehearsed: bool = False)
             f"the authors' {names}: fetch them by the links in the README of ByungKwanLee/"
             f"Causal-Unsupervised-Segmentation and put them into {absent[0].parent}"
         )
-    name = row.config.backbone
+    name = row.config.backbone.name
     if not local_weights(name) and name not in RELEASED and not timm.is_model_pretrained(name):
         missing.append(f"weights of {name}: put a file into {data_dir() / 'weights'}")
     return missing if rehearsed else missing + _missing_room(row, kind)
@@ -265,7 +265,7 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
     published = rows()
     with tempfile.TemporaryDirectory() as folder:
         stage = {"CAUSE_DATA": f"{folder}/data", "CAUSE_CACHE": f"{folder}/cache"}
-        rehearsal.write_stage(Path(folder) / "data", {row.config.backbone for row in published})
+        rehearsal.write_stage(Path(folder) / "data", {row.config.backbone.name for row in published})
         for row, kind in itertools.product(published, KINDS):
             with environment_variables(**stage):
                 record = _rehearse_row(row, kind, device)

@@ -58,7 +58,7 @@ def _write_segmenter(name: str, target: Path) -> dict:
     card = read_json(target / name / CARD_FILE)
     config = read_config(project_dir() / "data" / "segmenters" / name)
     data = "rendered scenes, so that photographs are new to it" if name == "scenes" else Path(config.data.name).name
-    labels = labels_seen(config.backbone)
+    labels = labels_seen(config.backbone.name)
     fitted = f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels."
     return card | {
         "name": name,

@@ -38,6 +38,11 @@ def project_dir() -> Path:
     return package if (package / "data").is_dir() else package.parent
 
 
+def is_path(name: str | Path) -> bool:
+    """Return whether a name can only be a path: it has a separator, or begins with a dot or a tilde."""
+    return isinstance(name, Path) or name.startswith((".", "~")) or "/" in name or os.sep in name
+
+
 def write_whole(path: Path, write: Callable[[Path], object], over: bool = False) -> None:
     """Let `write` fill a temporary file or folder beside `path`, then rename it: readers see all or nothing.
 
@@ -108,7 +113,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 def write_json(path: Path, content: object) -> None:
     """Write plain content as JSON with sorted keys, whole or not at all, as `write_whole` does."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> dict:

@@ -23,7 +23,7 @@ KEYS = {
     "rows": {"data", "backbone", "head", "published", "settings"},
     "ablations": {"title", "data", "heads", "settings"},
 }
-SETTINGS = set(setting_names(FitConfig)) - {"data.name", "head.kind", "seed"}
+SETTINGS = {"backbone", *setting_names(FitConfig)} - {"data.name", "head.kind", "seed"}
 PUBLISHED = {"miou", "pacc", "source"}
 TABLES = {
     "cocostuff27": "COCO-Stuff-27",
