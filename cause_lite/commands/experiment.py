@@ -185,7 +185,7 @@ def study(
         scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %" if "miou" in record else record["values"]
         console.print(f"{key}: {scores}")
     summaries = {
-        photographs.STUDY: lambda: photographs.table(data),
+        photographs.STUDY: lambda: photographs.summary(data),
         backbone_seeds.STUDY: lambda: backbone_seeds.deviations(studies.read_study(name, data)),
         concept_seeds.STUDY: lambda: concept_seeds.summary(data),
         machines.STUDY: lambda: machines.moves(data),
@@ -271,19 +271,15 @@ def verify(
     from cause_lite.pages import verify as verification
 
     if accept:
-        console.print(
-            f"{verification.accept(records, expected)} numbers accepted; look at the difference before committing it."
-        )
+        count = verification.accept(records, expected)
+        console.print(f"{count} numbers accepted; look at the difference before committing it.")
         return
     checks = verification.verify(records, expected)
-    table = Table("number", "expected", "tolerance", "found", "status", title="Verified numbers")
+    table = Table("number", "record", "this build", "allowed", "status", title="Verified numbers")
     for check in checks:
-        numbers = (check.expected, check.tolerance, check.found)
-        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
-        table.add_row(check.key, *cells, check.status, style=None if check.status == "ok" else "bold red")
+        style = None if check.status == "ok" else "bold red"
+        table.add_row(check.key, *check.values(), check.status, style=style)
     console.print(table)
-    wrong = [check for check in checks if check.status != "ok"]
-    if wrong or not checks:
-        named = ", ".join(f"{check.key} ({check.status})" for check in wrong) or "nothing was computed"
-        raise UserError(f"verify: {len(wrong)} of {len(checks)} numbers do not hold: {named}")
+    if wrong := verification.summary(checks):
+        raise UserError(f"verify: {wrong}")
     console.print(f"All {len(checks)} numbers hold.")
