@@ -65,19 +65,7 @@ def moved_note(keys: list[str]) -> str:
 
 
 def footer(page: str, seconds: float | None, root: str, owner: str) -> str:
-    """Return HTML: commit, date, device, time and versions of the build, and where to run the page.
-
-    Parameters
-    ----------
-    page
-        Its path in the book, without an ending.
-    seconds
-        How long its code ran; None or 0 where it holds none.
-    root
-        The relative address of the book's root.
-    owner
-        Owner and name of the repository, as in `owner/name`.
-    """
+    """Return HTML: how a page was made, in how many seconds, and where to run it; `root` is the book's, relative."""
     versions = ", ".join(f"{k} {v}" for k, v in provenance.environment().items() if k not in ("machine", "system"))
     facts = {
         "commit": provenance.commit(),

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
 from cause_lite.datasets.photographs import some_photographs
-from cause_lite.lab.comparison import (
-    BASELINES,
-    CAPTIONS,
-    CAUSE,
-    HELD_OUT,
-    of_split,
-)
+from cause_lite.lab.comparison import BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split
 from cause_lite.lab.photographs import BACKBONE
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL
 from cause_lite.pages.plots import segmented_photographs
@@ -58,18 +50,13 @@ def gallery() -> Figure:
     return segmented_photographs(some_photographs(PHOTOGRAPHS, SEED), checkpoints.load("photos"))
 
 
-def write_picture(path: Path) -> None:
-    """Write the gallery as a PNG."""
-    figure = gallery()
-    write_whole(path, lambda part: figure.savefig(part, dpi=110, transparent=True))
-
-
 def main() -> None:
     """Rewrite README.md's results and data/picture.png."""
     path = project_dir() / "README.md"
     text = with_results(path.read_text(encoding="utf-8"))
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-    write_picture(project_dir() / "data" / "picture.png")
+    figure = gallery()
+    write_whole(project_dir() / "data" / "picture.png", lambda part: figure.savefig(part, dpi=110, transparent=True))
 
 
 if __name__ == "__main__":

@@ -27,20 +27,12 @@ LADDER_WORDS = {
     "leak": "step 3 as released less the same step with labels detached",
     "loop": "step 3 as released with labels detached less the clean method",
 }
-SPREAD = (
-    "A ± is the sample standard deviation over the seeds of the fit. It covers neither another backbone nor another "
-    "choice of test images."
-)
-INTERVALS = (
-    "A difference is paired by seed and, in the studies, by device; early records that name no processor count as one "
-    "device. Its interval (from three seeds on) is a paired t interval of 95 %. It is called a finding (`*`) "
-    "from five seeds on where its p-value, adjusted by Holm's method for all differences of its table and score that "
-    "have five seeds, is at most 0.05. Seeds fewer than five are named with the interval. " + SPREAD
-)
-LADDER_NOTE = (
-    "Means over five seeds of the fit, or as many as are named; in brackets a paired t interval of 95 %. `*` marks a "
-    "finding: a p-value of at most 0.05 after Holm's correction for all differences of the data set, head and score. "
-    "Only the seed of the fit is covered: not another backbone, other test images or another processor."
+NOTE = (
+    "Differences are paired by seed and, in the studies, by device; early records that name no processor count as one "
+    "device. In brackets a paired t interval of 95 %, from three seeds on; fewer than five seeds are named. `*` marks "
+    "a finding: five seeds, and a p-value of at most 0.05 after Holm's correction for all differences of one table or "
+    "of one data set and head, in one score. A ± is the sample standard deviation over the seeds of the fit. Only that "
+    "seed is covered: not another backbone, other test images or another processor."
 )
 
 
@@ -168,7 +160,7 @@ def leak_text() -> str:
     told = [difference_list(rows[rows["data"] == data], "{data}, `{backbone}`, {what}") for data in DATA_WORDS]
     seen = f"`{photographs.BACKBONE}` was trained on {labels_seen(photographs.BACKBONE)}."
     families = "The differences from full k-means, of all backbones, data sets and scores, are one family of their own."
-    return "\n\n".join([*told, f"{LADDER_NOTE} {families} {seen}"])
+    return "\n\n".join([*told, f"{NOTE} {families} {seen}"])
 
 
 def scored_on(study: str, data: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
@@ -47,13 +47,6 @@ class Number(Expectation):
     environment: dict[str, str]
 
 
-class Allowance(NamedTuple):
-    """How far a number may be from its record, and the GPU that computed it where that is why it may be further."""
-
-    width: float
-    gpu: str | None = None
-
-
 @dataclass(frozen=True)
 class Check:
     """One line of `verify`: `status` is ok, moved, missing (not computed) or new (not expected)."""
@@ -63,16 +56,15 @@ class Check:
     digits: int
     expected: float | None = None
     found: float | None = None
-    allowance: Allowance | None = None
+    allowed: float | None = None
+    gpu: str | None = None  # what computed the number, where that is why more is allowed
     differs: tuple[str, ...] = ()  # entries of the environment, in words
 
     def values(self) -> tuple[str, str, str]:
         """Return as texts, with a digit more than is printed: the record, this build's number, how far it may be."""
-        width, gpu = self.allowance or (None, None)
-        record, found, allowed = (
-            "-" if number is None else f"{number:.{self.digits + 1}f}" for number in (self.expected, self.found, width)
-        )
-        return record, found, f"{allowed}, since {gpu} computed it" if gpu else allowed
+        numbers = (self.expected, self.found, self.allowed)
+        record, found, allowed = ("-" if one is None else f"{one:.{self.digits + 1}f}" for one in numbers)
+        return record, found, f"{allowed}, since {self.gpu} computed it" if self.gpu else allowed
 
     def told(self) -> str:
         """Return in words what the record says and what this build computed."""
@@ -90,16 +82,15 @@ def expected_path() -> Path:
     return project_dir() / "data" / "expected.json"
 
 
-def allowance(number: Number) -> Allowance:
-    """Return how far a number may be from its record: half a unit of its last printed digit.
+def allowance(number: Number) -> tuple[float, str | None]:
+    """Return how far a number may be from its record, half a unit of its last printed digit, and None.
 
     A GPU adds in another order than the processor that made the record. What it computes may be 2.8 standard
-    deviations away, where the deviation was measured.
+    deviations away, where the deviation was measured; then the GPU's name is returned in place of None.
     """
     half, gpu = 0.5 * 10**-number.digits, number.environment.get("accelerator")
-    if gpu and number.spread and REPEATABILITY * number.spread > half:
-        return Allowance(REPEATABILITY * number.spread, gpu)
-    return Allowance(half)
+    wide = REPEATABILITY * (number.spread or 0)
+    return (wide, gpu) if gpu and wide > half else (half, None)
 
 
 def verify(folder: Path | None = None, expected: Path | None = None) -> list[Check]:
@@ -128,11 +119,11 @@ def _checked(key: str, wanted: Expected, number: Number | None) -> Check:
         return Check(key, "missing", wanted.numbers[key].digits, wanted.numbers[key].value)
     if record is None:
         return Check(key, "new", number.digits, found=number.value)
-    allowed = allowance(number)
+    allowed, gpu = allowance(number)
     # A little more than the half, since neither it nor the two values are exact in binary.
-    status = "ok" if abs(number.value - record.value) <= allowed.width * (1 + 1e-9) else "moved"
+    status = "ok" if abs(number.value - record.value) <= allowed * (1 + 1e-9) else "moved"
     differs = tuple(_differences(wanted.environment, number.environment))
-    return Check(key, status, number.digits, record.value, number.value, allowed, differs)
+    return Check(key, status, number.digits, record.value, number.value, allowed, gpu, differs)
 
 
 def _differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
