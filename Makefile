@@ -23,7 +23,7 @@ verify: $(READY)
 
 # Every page in headless Chromium with no network: links, texts, formulas, sliders, sizes; screenshots are kept.
 book-check: $(READY)
-	$(BIN)/python -m cause_lite.pages.check
+	$(BIN)/python tests/book/check.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
@@ -67,6 +68,7 @@ def test_a_folder_without_labels_gives_a_segmenter_and_a_contact_sheet(photograp
     with Image.open(tmp_path / "run" / "contact.png") as sheet:
         assert sheet.width > 300 and sheet.height > 100
         assert len(np.unique(np.asarray(sheet.convert("L")))) > 50
+    assert plt.get_fignums() == []  # a notebook would show the sheet below the fit
 
 
 def test_scaling_of_deep_levels_is_said_once_for_each_kind_of_file(photographs):

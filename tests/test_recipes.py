@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from cause_lite.checkpoints.config_records import read_config
 from cause_lite.commands.console import settings_of
 from cause_lite.config import FitConfig
 from cause_lite.lab import recipes
 from cause_lite.lab.recipes.reading import flattened
-from cause_lite.pages import study_tables
 from cause_lite.runtime.files import UserError
 
 
@@ -28,7 +28,8 @@ def test_every_published_row_is_there():
 
 def test_the_settings_that_the_list_of_choices_names_exist():
     settings = flattened(recipes.recipe("scenes", "tr", 0).model_dump())
-    quoted = {word for entry in study_tables.decisions() for word in re.findall("`([^`]+)`", entry["ours"])}
+    decisions = yaml.safe_load((recipes.FOLDER / "decisions.yaml").read_text(encoding="utf-8"))
+    quoted = {word for entry in decisions for word in re.findall("`([^`]+)`", entry["ours"])}
     named = {word.partition("=")[0].partition(":")[0] for word in quoted} - {"as_released"}
     assert len(named) > 10 and named <= settings.keys()
 

@@ -268,8 +268,8 @@ def reads_archive(path: Path) -> object:
 
 
 def expected_file(folder: Path) -> Path:
-    some = dict(list(read_json(verify.expected_path()).items())[:6])
-    write_json(folder / "expected.json", some)
+    whole = read_json(verify.expected_path())
+    write_json(folder / "expected.json", whole | {"numbers": dict(list(whole["numbers"].items())[:6])})
     return folder / "expected.json"
 
 
@@ -280,7 +280,7 @@ def reads_expected(path: Path) -> object:
 
 def record_file(folder: Path) -> Path:
     (folder / "records").mkdir()
-    entry = {"key": "a.b", "value": 1.5, "unit": "%", "kind": "score", "spread": 0.5, "seed": 0}
+    entry = {"key": "a.b", "value": 1.5, "unit": "%", "digits": 1, "spread": 0.5, "seed": 0}
     entry |= {"config_hash": "x", "commit": "c", "environment": {}}
     write_json(folder / "records" / "a.b.json", entry)
     return folder / "records" / "a.b.json"

@@ -152,7 +152,7 @@ def study(
     kinds: dict[str, tuple[Callable[..., Iterable[studies.Run]], Callable[[], pd.DataFrame]]] = {
         "ablations": (studies.ablation_runs, lambda: studies.effects(name, data).drop(columns="title")),
         "labels": (studies.label_runs, lambda: studies.effects(name, data).drop(columns="title")),
-        photographs.STUDY: (photographs.photograph_runs, lambda: photographs.table(data)),
+        photographs.STUDY: (photographs.photograph_runs, lambda: photographs.summary(data)),
         backbone_seeds.STUDY: (
             backbone_seeds.backbone_runs,
             lambda: backbone_seeds.deviations(studies.read_study(name, data)),
@@ -247,15 +247,10 @@ def verify(
         say(f"{count} numbers accepted; look at the difference before committing it.")
         return
     checks = verification.verify(records, expected)
-    rows = []
-    for check in checks:
-        numbers = (check.expected, check.tolerance, check.found)
-        rows.append([check.key, *("-" if number is None else f"{number:.4g}" for number in numbers), check.status])
-    show(("number", "expected", "tolerance", "found", "status"), rows, "Verified numbers")
-    wrong = [check for check in checks if check.status != "ok"]
-    if wrong or not checks:
-        named = ", ".join(f"{check.key} ({check.status})" for check in wrong) or "nothing was computed"
-        raise UserError(f"verify: {len(wrong)} of {len(checks)} numbers do not hold: {named}")
+    rows = [[check.key, *check.values(), check.status] for check in checks]
+    show(("number", "record", "this build", "allowed", "status"), rows, "Verified numbers")
+    if wrong := verification.summary(checks):
+        raise UserError(f"verify: {wrong}")
     say(f"All {len(checks)} numbers hold.")
 
 

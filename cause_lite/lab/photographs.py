@@ -150,6 +150,17 @@ def choice_name(rung: str, thresholds: tuple[str, float, float] = THRESHOLDS) ->
     return named(f"{CHOICE}-{kind}-{high:g}-{low:g}", rung)
 
 
+def runs_on(data: str, rung: str = BACKBONE) -> list[dict]:
+    """Return the records on a backbone in the order of the tables, each with its arm in words as `title`."""
+    arms = {named(name, rung): place for place, name in enumerate([*BASELINES, *SLOW_BASELINES, *TITLES])}
+    runs = [
+        record | {"title": TITLES.get(record["name"].partition("/")[2], "")}
+        for record in read_study(STUDY, data).values()
+        if record["name"] in arms
+    ]
+    return sorted(runs, key=lambda run: (run["method"], arms[run["name"]]))
+
+
 def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     """Return the scores of each method and arm over seeds, and its gain over k-means on the same features.
 
@@ -157,17 +168,14 @@ def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
     difference at the same seed, in points) and `_low`, `_high` (its 95 % interval by a paired t test; NaN below three
     seeds).
     """
-    order = [*BASELINES, *SLOW_BASELINES, *TITLES]
-    arms = {named(name, rung): place for place, name in enumerate(order)}
-    records = [record for record in read_study(STUDY, data).values() if record["name"] in arms]
+    records = runs_on(data, rung)
     base = {record["seed"]: record for record in records if record["name"] == named(FEATURE_ARM, rung)}
     groups: dict[tuple[str, str], list[dict]] = {}
-    for record in sorted(records, key=lambda record: (record["method"], arms[record["name"]])):
+    for record in records:
         groups.setdefault((record["name"], record["method"]), []).append(record)
     rows = []
     for (arm, method), runs in groups.items():
-        title = TITLES.get(arm.partition("/")[2], "")
-        row = {"arm": arm, "method": method, "title": title, "seeds": len(runs)}
+        row = {"arm": arm, "method": method, "title": runs[0]["title"], "seeds": len(runs)}
         for score in ("miou", "pacc"):
             values = pd.Series([run[score] for run in runs])
             gains = np.array([run[score] - base[run["seed"]][score] for run in runs if run["seed"] in base])
@@ -175,23 +183,6 @@ def summary(data: str, rung: str = BACKBONE) -> pd.DataFrame:
             row |= {score: values.mean(), f"{score}_std": values.std(), f"{score}_gain": gain.mean}
             row |= {f"{score}_low": gain.low, f"{score}_high": gain.high}
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def table(data: str, rung: str = BACKBONE) -> pd.DataFrame:
-    """Return `summary` as text, a row a method and arm: scores as mean ± spread, gains with their intervals."""
-    rows = []
-    for row in summary(data, rung).to_dict("records"):
-        line = {"method": row["method"], "run": row["title"]}
-        for score, name in (("miou", "mIoU"), ("pacc", "pAcc")):
-            spread = "" if np.isnan(row[f"{score}_std"]) else f" ± {row[f'{score}_std']:.1f}"
-            line[f"{name}, %"] = f"{row[score]:.1f}{spread}"
-            low, high = row[f"{score}_low"], row[f"{score}_high"]
-            interval = "" if np.isnan(low) or low == high else f" ({low:+z.1f} to {high:+z.1f})"
-            line[f"gain, {name}"] = (
-                "" if row["arm"] == named(FEATURE_ARM, rung) else f"{row[f'{score}_gain']:+z.1f}{interval}"
-            )
-        rows.append(line | {"seeds": row["seeds"]})
     return pd.DataFrame(rows)
 
 

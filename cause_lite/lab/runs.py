@@ -81,7 +81,10 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         about = {"images": len(train), "content": images}
         parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder, about))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
+        import matplotlib.pyplot as plt
+
         sheet = contact_sheet(fitted.segmenter, train.images)
+        plt.close(sheet)  # it can still be saved; a notebook would show an open figure
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
     return fitted
 

@@ -59,11 +59,12 @@ def _write_segmenter(name: str, target: Path) -> dict:
     config = read_config(project_dir() / "data" / "segmenters" / name)
     data = "rendered scenes, so that photographs are new to it" if name == "scenes" else Path(config.data.name).name
     labels = labels_seen(config.backbone.name)
-    fitted = f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels."
+    seen = f"The clusters were found without labels, on a backbone that was trained on {labels}."
     return card | {
         "name": name,
         "title": f"{name} ({card['clusters']} clusters)",
-        "note": f"{fitted} Its backbone was trained on {labels}." if labels else fitted,
+        "note": f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels.",
+        "labels": seen if labels else "No label was used.",
         "file": f"{name}/{NETWORK_FILE}",
         "bytes": (target / name / NETWORK_FILE).stat().st_size,
         "palette": palette(card["clusters"]).tolist(),

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from accessibility import severe_findings
 from playwright.sync_api import Browser, ConsoleMessage, ElementHandle, Error, Request, ViewportSize
+from try_check import Comparison, check_try
 
-from cause_lite.pages.accessibility import severe_findings
-from cause_lite.pages.browser import open_page, opened_browser, served
-from cause_lite.pages.printing import print_book
-from cause_lite.pages.try_check import Comparison, check_try
+from cause_lite.pages.printing import open_page, opened_book
 from cause_lite.runtime.files import UserError, project_dir, write_json
 from cause_lite.runtime.progress import track
 
@@ -32,12 +31,20 @@ class View(NamedTuple):
 SIZES: dict[str, ViewportSize] = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 FIRST_VIEW = View("desktop", "light")  # in which sliders and numbers are tried, and which generated pages get alone
 VIEWS = (FIRST_VIEW, View("desktop", "dark"), View("phone", "light"), View("phone", "dark"))
-# The theme writes sphinx-thebe's constant twice; nothing on the pages uses it.
-HARMLESS_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 FORWARD = "index.html"  # it leads on to the first page at once, in the middle of an audit
 GENERATED = ("_modules", "genindex", "py-modindex", "search")
-# Run in the page: images without a text, formulas and how many were set, errors, links, and what sticks out.
+# Run in the page: images without a text, formulas and how many were set, errors, links, what sticks out. Raw text is
+# a line of a Markdown table, or a formula between dollars, that was not made into one.
 SURVEY = """() => ({
+  raw: [...document.querySelectorAll('article :is(p, li, td, th, figcaption, dd)')].map(e => {
+    const copy = e.cloneNode(true);
+    copy.querySelectorAll('code, pre, .math, mjx-container, script').forEach(part => part.remove());
+    return copy.textContent.trim();
+  }).filter(text => text.startsWith('|') || /\\$[^$\\s][^$]*\\$/.test(text)).map(text => text.slice(0, 60)),
+  twice: [...document.querySelectorAll('article .cell_output > img, article .cell_output .output > img')]
+    .map(i => i.src).filter((source, n, all) => all.indexOf(source) < n),
+  clipped: [...document.querySelectorAll('article .cell_output')].filter(o => o.scrollWidth > o.clientWidth + 1)
+    .map(o => o.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60)),
   images: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80)),
   formulas: document.querySelectorAll('article .math').length,
   set: document.querySelectorAll('article .math mjx-container').length,
@@ -61,7 +68,6 @@ class Report:
     links: int = 0
     formulas: int = 0
     requests: int = 0
-    printed: int = 0
     numbers: int = 0
     comparisons: list[Comparison] = field(default_factory=list)
 
@@ -72,7 +78,7 @@ def check(folder: Path, pictures: Path) -> Report:
     Parameters
     ----------
     folder
-        The built book; a PDF of all pages is written into it.
+        The built book.
     pictures
         The folder for a screenshot of each page and view.
 
@@ -84,8 +90,7 @@ def check(folder: Path, pictures: Path) -> Report:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.html") if "_static" not in path.parts)
     report, surveys = Report(), {}
     pictures.mkdir(parents=True, exist_ok=True)
-    with served(folder) as address, opened_browser() as browser:
-        report.printed = print_book(browser, address, folder / "cause-lite.pdf")
+    with opened_book(folder) as (browser, address):
         for name in track(names, "Looking at pages"):
             report.pages += 1
             for view in (FIRST_VIEW,) if name.startswith(GENERATED) else VIEWS:
@@ -142,8 +147,7 @@ class PageCheck:
             self._fault(f"the console shows {message.text[:200]}")
 
     def _on_error(self, error: Error) -> None:
-        if str(error) not in HARMLESS_ERRORS:
-            self._fault(f"a script failed: {str(error)[:200]}")
+        self._fault(f"a script failed: {str(error)[:200]}")
 
     def _judge(self, survey: dict) -> None:
         for source in survey["images"]:
@@ -152,8 +156,14 @@ class PageCheck:
             self._fault(f"a formula or widget failed: {text}")
         if survey["set"] < survey["formulas"]:
             self._fault(f"{survey['formulas'] - survey['set']} formulas were not set")
+        for text in survey["raw"]:
+            self._fault(f"shows raw text: {text}")
+        for source in survey["twice"]:
+            self._fault(f"shows a picture twice: {source[-80:]}")
         for text in survey["cut"]:
             self._fault(f"code is cut off at the right: {text}")
+        for text in survey["clipped"] if self.view.device == "desktop" else ():
+            self._fault(f"an output is cut off at the right: {text}")
         findings = [] if self.name == FORWARD else severe_findings(self.page)
         for text in findings:
             self._fault(f"axe-core finds {text}")
@@ -229,7 +239,7 @@ def main() -> None:
     try:
         report = check(folder, pictures)
     except UserError as error:
-        sys.exit(str(error))
+        sys.exit(f"book-check: {error}")
     write_json(project_dir() / "_build" / "book-check.json", dataclasses.asdict(report))
     for line in report.faults:
         print(line)
@@ -237,7 +247,7 @@ def main() -> None:
         sys.exit(f"{len(report.faults)} faults on {report.pages} pages")
     print(
         f"{report.pages} pages, {report.formulas} formulas, {report.sliders} sliders, {report.numbers} numbers, "
-        f"{report.links} links, {report.requests} requests, none to another host; {report.printed} pages printed; "
+        f"{report.links} links, {report.requests} requests, none to another host; "
         f"{len(report.comparisons)} label maps of the page that segments compared; screenshots in {pictures}"
     )
 

@@ -6,9 +6,10 @@ from functools import lru_cache
 
 from playwright.sync_api import Page
 
-from cause_lite.pages.assets import CHECK_ASSETS, fetch_assets
+from cause_lite.pages.assets import Asset, fetch_assets
 from cause_lite.runtime.files import project_dir
 
+AXE = {"axe": Asset("axe-core@4.14.1", "", ("axe.min.js", "LICENSE"))}
 SEVERE = ("serious", "critical")  # the kinds of finding that fail a page
 AUDIT = """() => axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(rule =>
   ({id: rule.id, impact: rule.impact, help: rule.help,
@@ -19,7 +20,7 @@ AUDIT = """() => axe.run(document, {resultTypes: ['violations']}).then(found => 
 def _source() -> str:
     """Return the script of axe-core, fetched once; pages get it from here, not from the site."""
     folder = project_dir() / "_build" / "check"
-    fetch_assets(CHECK_ASSETS, folder)
+    fetch_assets(AXE, folder)
     return (folder / "axe" / "axe.min.js").read_text(encoding="utf-8")
 
 

@@ -17,8 +17,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from cause_lite import checkpoints
+from cause_lite.backbones.loading import labels_seen
 from cause_lite.datasets import scenes
-from cause_lite.runtime.files import read_json
+from cause_lite.lab.runs import read_config
+from cause_lite.runtime.files import project_dir, read_json
 
 MOST_DIFFERENT = 0.01  # of the pixels: decoders of JPEG and the last bits of floats may differ
 PATIENCE = 300_000  # milliseconds until a picture is segmented, on a slow machine
@@ -54,7 +56,7 @@ def check_try(browser: Browser, address: str, folder: Path, faults: list[str]) -
     with tempfile.TemporaryDirectory() as scratch:
         pictures = write_pictures(Path(scratch))
         for model in read_json(folder / "segmenters" / "index.json")["models"]:
-            comparisons += list(_compared(browser, address, model["name"], pictures, faults))
+            comparisons += list(_compared(browser, address, model, pictures, faults))
     for line in comparisons:
         if line.different > MOST_DIFFERENT:
             share = f"{100 * line.different:.1f} % of its pixels"
@@ -76,15 +78,19 @@ def write_pictures(folder: Path) -> list[Path]:
 
 
 def _compared(
-    browser: Browser, address: str, model: str, pictures: list[Path], faults: list[str]
+    browser: Browser, address: str, model: dict, pictures: list[Path], faults: list[str]
 ) -> Iterator[Comparison]:
     """Segment pictures on the page by one segmenter, the first by dropping it, and yield how far the maps agree."""
-    page, segmenter = browser.new_page(), checkpoints.load(model)
+    name = model["name"]
+    page, segmenter = browser.new_page(), checkpoints.load(name)
     page.goto(f"{address}/try.html")
     page.wait_for_selector("#try-file")
     page.eval_on_selector(
-        "#try-model", "(list, name) => { list.value = name; list.dispatchEvent(new Event('change')); }", model
+        "#try-model", "(list, name) => { list.value = name; list.dispatchEvent(new Event('change')); }", name
     )
+    seen = labels_seen(read_config(project_dir() / "data" / "segmenters" / name).backbone)
+    if seen and (seen not in (told := page.text_content("#try")) or "No label was used" in told):
+        faults.append(f"try.html: does not say that the backbone of {name} saw {seen}")
     for number, path in enumerate(pictures):
         if number:
             page.set_input_files("#try-file", path)
@@ -94,7 +100,7 @@ def _compared(
         labels = _saved_labels(page)
         wanted = segmenter.segment(path)
         same_shape = labels.shape == wanted.shape
-        yield Comparison(model, path.name, float((labels != wanted).mean()) if same_shape else 1.0)
+        yield Comparison(name, path.name, float((labels != wanted).mean()) if same_shape else 1.0)
     faults += _keyboard_faults(page)
     page.close()
 
