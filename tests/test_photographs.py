@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from cause_lite.backbones import PatchStore
-from cause_lite.lab import baselines, contexts, ladder, objectives, photographs
+from cause_lite.lab import baselines, contexts, ladder, photographs
 from cause_lite.lab.comparison import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
 from cause_lite.lab.statistics import holm, paired_t
 from cause_lite.pages import study_tables
@@ -217,7 +217,7 @@ def test_the_study_of_contexts_changes_the_context_alone():
 def test_the_table_of_contexts_has_means_over_seeds(monkeypatch):
     scores = {"kmeans": [10.0, 12.0], "logistic": [30.0]}
     runs = [
-        made(f"photos/{context}/{method}", objectives.METHODS[method], seed, value + context)
+        made(f"photos/{context}/{method}", contexts.METHODS[method], seed, value + context)
         for context in (0, 3)
         for method, values in scores.items()
         for seed, value in enumerate(values)
@@ -230,7 +230,7 @@ def test_the_table_of_contexts_has_means_over_seeds(monkeypatch):
 
 def test_the_text_of_contexts_is_of_differences_from_none(monkeypatch):
     runs = [
-        made(f"photos/{context}/{method}", objectives.METHODS[method], 0, value)
+        made(f"photos/{context}/{method}", contexts.METHODS[method], 0, value)
         for method, values in {"kmeans": (10.0, 12.5), "logistic": (30.0, 29.0)}.items()
         for context, value in zip((0, 3), values, strict=True)
     ]

@@ -54,7 +54,7 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(help="Steps in all; the recipe's number when left out.", min=1)] = None,
     seed: int = 0,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps, for photos; the others use one CPU thread.")
+        str, typer.Option(help="auto, cpu, cuda or mps; scenes and camvid use one CPU thread when left out.")
     ] = "auto",
 ) -> None:
     """Pre-train a small network by self-supervision. Cut off? The same command goes on where it stopped.
@@ -63,11 +63,7 @@ def pretrain(
     """
     from cause_lite.backbones.loading import pretrained_dir
     from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
-    from cause_lite.backbones.pretrain_photos import PhotosConfig, pretrain_and_export_photos
 
     folder = out or pretrained_dir(name)
-    if name == "photos":
-        pretrain_and_export_photos(PhotosConfig(seed=seed, steps=steps or PhotosConfig.steps), folder, device)
-    else:
-        pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
+    pretrain_and_export(pretraining_recipe(name, seed, steps), folder, device)
     console.print(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {out or name}`.")

@@ -148,21 +148,19 @@ def study(
         typer.Argument(
             help="ablations; labels: what they touch; photographs: stronger features; backbones: their seed; "
             "concepts: the seed of numbers in chapters; machines: processor and threads of this process; "
-            "objectives: short pre-trainings on photographs; contexts: how far features are averaged."
+            "contexts: how far features are averaged."
         ),
     ],
     data: Annotated[
         str,
-        typer.Argument(
-            help="scenes or camvid; photographs, objectives, contexts: msrc or camvid; backbones, concepts: scenes."
-        ),
+        typer.Argument(help="scenes or camvid; photographs, contexts: msrc or camvid; backbones, concepts: scenes."),
     ],
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
     heads: Annotated[str, typer.Option(help="Heads to study, with commas between.")] = "mlp,tr",
     only: Annotated[str, typer.Option(help="Names of runs, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite.lab import backbone_seeds, concept_seeds, contexts, machines, objectives, photographs, studies
+    from cause_lite.lab import backbone_seeds, concept_seeds, contexts, machines, photographs, studies
 
     kinds = {
         "ablations": studies.ablation_runs,
@@ -171,7 +169,6 @@ def study(
         backbone_seeds.STUDY: backbone_seeds.backbone_runs,
         concept_seeds.STUDY: concept_seeds.concept_runs,
         machines.STUDY: machines.machine_runs,
-        objectives.STUDY: objectives.objective_runs,
         contexts.STUDY: contexts.context_runs,
     }
     if name not in kinds:
@@ -189,7 +186,6 @@ def study(
         backbone_seeds.STUDY: lambda: backbone_seeds.deviations(studies.read_study(name, data)),
         concept_seeds.STUDY: lambda: concept_seeds.summary(data),
         machines.STUDY: lambda: machines.moves(data),
-        objectives.STUDY: lambda: objectives.summary(data),
         contexts.STUDY: lambda: contexts.summary(data),
     }
     summary = summaries.get(name, lambda: studies.effects(name, data).drop(columns="title"))

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from cause_lite.backbones.loading import load_backbone, pretrained_dir
-from cause_lite.backbones.pretrain import card_of, pretrain_and_export, pretraining_recipe
+from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
 from cause_lite.config import FitConfig
 from cause_lite.lab.comparison import FEATURE_KMEANS, HELD_OUT, baseline_records, cause_records
 from cause_lite.lab.photographs import BASELINE_HEAD
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.runs import load_evaluation, load_training
 from cause_lite.lab.studies import Run
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, read_json
+from cause_lite.runtime.provenance import config_hash
 
 STUDY = "backbones"
 BACKBONES = 3  # seeds 0, 1, 2 of the pre-training
@@ -56,7 +57,8 @@ def made(number: int) -> str:
     folder, config = pretrained_dir(name_of(number)), pretraining_recipe("scenes", number, STEPS)
     if not (folder / "vit.json").exists():
         pretrain_and_export(config, folder)
-    card_of(folder / "vit.json", config)
+    if read_json(folder / "vit.json").get("config_hash") != config_hash(config):
+        raise UserError(f"{folder}: was made with other settings; remove it to pre-train this backbone anew")
     return load_backbone(name_of(number)).fingerprint()
 
 

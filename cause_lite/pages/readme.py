@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
-from cause_lite.datasets.photographs import some_photographs
+from cause_lite.datasets.photos import some_photographs
 from cause_lite.lab.comparison import (
     CAUSE,
     COLOUR_KMEANS,

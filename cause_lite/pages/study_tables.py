@@ -13,7 +13,7 @@ import yaml
 
 from cause_lite.backbones.loading import labels_seen
 from cause_lite.datasets import camvid, msrc
-from cause_lite.lab import contexts, ladder, objectives, photographs, studies
+from cause_lite.lab import contexts, ladder, photographs, studies
 from cause_lite.lab.comparison import CAUSE, agreement_summary
 from cause_lite.lab.recipes import FOLDER
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, compared, device_of
@@ -23,6 +23,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SPLITS = {"val": "validation images", "test": "test images"}
 CLASSES = {"msrc": msrc.CLASSES, "camvid": camvid.CLASSES}
 DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
+OBJECTIVES = ("contrast", "wholes", "regions", "distilled", "mixed", "crops-48", "crops-96", "longer")  # trials
 LADDER_WORDS = {
     "gain": "the clean method less mini-batch k-means",
     "leak": "step 3 as released less the same step with labels detached",
@@ -253,11 +254,21 @@ def lacking_text() -> str:
     return "\n".join(lines)
 
 
+def objectives_scores(data: str) -> pd.DataFrame:
+    """Return the trials of the study of objectives, a row each: `title`, `minutes` of pre-training, and scores."""
+    frame = pd.DataFrame(studies.read_study("objectives", data).values())
+    frame[["trial", "method"]] = frame["name"].str.split("/", n=1, expand=True)
+    trials = frame.groupby("trial")
+    minutes = trials["pretraining"].first().map(lambda trained: trained["seconds"] / 60)
+    scores = studies.method_scores(frame, "trial").assign(title=trials["title"].first(), minutes=minutes)
+    return scores.loc[list(OBJECTIVES)]
+
+
 def objectives_table() -> pd.DataFrame:
     """Return the short pre-trainings on photographs, a row each; cells with two numbers are mIoU / pAcc in percent."""
     columns: dict[str, pd.Series] = {}
     for data in DATA_WORDS:
-        table = objectives.summary(data)
+        table = objectives_scores(data)
         columns = {"learns by": table["title"], "minutes": table["minutes"].round(0).astype(int)} | columns
         for method, title in (("kmeans", "k-means"), ("logistic", "labels")):
             columns[f"{data}, {title}"] = both_scores(table, method)
@@ -288,8 +299,7 @@ def contexts_text(rung: str, context: int) -> str:
     for data, name in DATA_WORDS.items():
         table = contexts.summary(data).loc[rung]
         more = {
-            method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"]
-            for method in objectives.METHODS
+            method: table.loc[context, f"{method}_miou"] - table.loc[0, f"{method}_miou"] for method in contexts.METHODS
         }
         lines.append(
             f"* {name}: {more['kmeans']:+z.1f} by k-means, {more['logistic']:+z.1f} by the logistic regression."
@@ -301,14 +311,14 @@ def objectives_text() -> str:
     """Return which trial is best and worst by each score, and what longer training adds, as a Markdown list."""
     lines = []
     for data, name in DATA_WORDS.items():
-        table = objectives.summary(data)
-        trials = table.drop(index=objectives.LONGER)
+        table = objectives_scores(data)
+        trials = table.drop(index=OBJECTIVES[-1])
         told = []
         for method, title in (("kmeans", "k-means"), ("logistic", "the logistic regression")):
             score = table[f"{method}_miou"]
             order = score[trials.index].sort_values()
             best, worst = _highest(order, trials["title"]), trials.loc[order.index[0], "title"]
-            more = score[objectives.LONGER] - score[objectives.FIRST]
+            more = score[OBJECTIVES[-1]] - score[OBJECTIVES[0]]
             told.append(f"by {title}, best {best}, worst is *{worst}*, and longer training adds {more:+z.1f} mIoU")
         lines.append(f"* {name}: {'; '.join(told)}.")
     return "\n".join(lines)
