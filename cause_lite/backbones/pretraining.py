@@ -24,10 +24,6 @@ class Recipe(ABC):
 
     seed: int = 0
     steps: int
-    cooldown: int  # steps in which the rate falls to 0 at last
-    scale: tuple[float, float]  # of a crop
-    projection: int
-    temperature: float
     learning_rate: float
     weight_decay: float
     warmup: int = 100

@@ -70,16 +70,6 @@ class Noise(Computed):
         return PatchStore(Path("noise"), shape, torch.float16, self, "Noise", stored=0)
 
 
-class Labels:
-    """Label maps of any number of images."""
-
-    def __init__(self, size: int) -> None:
-        self._maps = np.random.default_rng(0).integers(CLASSES, size=(64, size, size), dtype=np.int8)
-
-    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
-        return self._maps[numbers % len(self._maps)]
-
-
 def peak(device: torch.device) -> float | None:
     """Return the bf16 operations a second that the maker states for a device; None where they are not listed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -134,7 +124,8 @@ def measure_pass(config: FitConfig, backbone: VitBackbone, extent: Extent) -> di
 
 def stage_works(config: FitConfig, patches: int, dim: int, device: torch.device) -> dict[str, Work]:
     """Return for each stage what takes a number of its steps, on noise."""
-    size, labels = batch_size(config), Labels(config.data.size)
+    size, side = batch_size(config), config.data.size
+    label_map = np.random.default_rng(0).integers(CLASSES, size=(side, side), dtype=np.int8)
     features, outputs = (Noise((patches, width), device, size) for width in (dim, config.head.reduced_dim))
     codebook = torch.randn(config.clusterbook.concepts, dim, generator=torch.Generator().manual_seed(1)).to(device)
     once = {"clusterbook.epochs": 1, "head.epochs": 1, "probe.epochs": 1, "optimisation.ddp": "averaged"}
@@ -142,6 +133,10 @@ def stage_works(config: FitConfig, patches: int, dim: int, device: torch.device)
 
     def session() -> Session:
         return Session(changed, torch.Generator().manual_seed(0), device)
+
+    def fit_linear(steps: int) -> object:
+        labels = np.broadcast_to(label_map, (steps * size, side, side))
+        return fit_linear_probe(outputs.store(steps), labels, CLASSES, session())
 
     @torch.no_grad()
     def compute_outputs(steps: int) -> None:
@@ -153,7 +148,7 @@ def stage_works(config: FitConfig, patches: int, dim: int, device: torch.device)
         "clusterbook": lambda steps: fit_clusterbook(features.store(steps), session()),
         "head": lambda steps: fit_head(features.store(steps), codebook, session()),
         "cluster probe": lambda steps: fit_cluster_probe(outputs.store(steps), CLASSES, session()),
-        "linear probe": lambda steps: fit_linear_probe(outputs.store(steps), labels, CLASSES, session()),  # type: ignore[arg-type]
+        "linear probe": fit_linear,
         "outputs": compute_outputs,
     }
 
