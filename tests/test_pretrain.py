@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cause_lite.backbones import load_backbone, pretrain_patches
-from cause_lite.backbones.pretrain import pretrain, pretrain_and_export, pretraining_recipe
+from cause_lite.backbones.pretrain import RECIPES, pretrain, pretrain_and_export, pretraining_recipe
 from cause_lite.backbones.pretrain_patches import PatchPretraining
+from cause_lite.cli import main
 from cause_lite.runtime.files import UserError, read_json
 
 TINY = dataclasses.replace(pretraining_recipe("camvid", steps=3), grid=8, crops=((32, 4), (64, 4)), window=64, width=32)
@@ -100,7 +101,15 @@ def test_a_run_takes_the_device_that_is_asked_for(scenes, monkeypatch):
     assert TINY.start("auto").device == CPU
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_device_that_is_not_there_is_named(scenes, tmp_path):
-    with pytest.raises(UserError, match="--device cuda: this machine has none"):
-        pretrain_and_export(TINY, tmp_path, "cuda")
+def test_the_command_makes_a_backbone_and_names_a_device_that_is_not_there(scenes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "camvid", TINY)
+    words = ["cause-lite", "pretrain", "camvid", "--steps", "2", "--seed", "5", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    card = read_json(tmp_path / "out" / "vit.json")
+    assert (card["config"]["steps"], card["config"]["seed"], card["device"]) == (2, 5, "cpu")
+    assert "Backbone written to" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("sys.argv", [*words, "--device", "cuda"])
+        with pytest.raises(SystemExit, match="--device cuda: this machine has none that torch can use"):
+            main()
