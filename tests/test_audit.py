@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from test_commands import call
 from user_inputs import classes, labelled_folder
 
 from cause_lite.head import MLPHead, TRHead
-from cause_lite.lab import studies
 from cause_lite.lab.audit import audit, labelled_leaves, leaves
 from cause_lite.methods.as_released import fit
 from cause_lite.probe import LinearProbe, labelled_loss
@@ -125,60 +122,6 @@ def test_only_labelled_losses_are_walked():
     with labelled_leaves() as reached:
         labelled_loss(linear(head(torch.ones(5, 4))), torch.zeros(5, dtype=torch.long))
     assert set(reached) == {id(value) for value in linear.parameters()}
-
-
-def test_relabelling_keeps_what_it_says():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, (20, 4, 4)).astype(np.int16)
-    images = studies.permuted_images(labels, np.random.default_rng(1))
-    assert sorted(map(bytes, images)) == sorted(map(bytes, labels)) and not np.array_equal(images, labels)
-    pixels = studies.permuted_pixels(labels, np.random.default_rng(1))
-    assert not np.array_equal(pixels, images)
-    assert np.array_equal(np.sort(pixels.reshape(20, -1)), np.sort(images.reshape(20, -1)))
-    few = studies.keep(0.1)(labels, np.random.default_rng(1))
-    assert ((few != -1).any(axis=(1, 2))).sum() == 2
-
-
-def test_arms_are_compared_with_the_detached_loop_where_it_was_run():
-    arms = {name for name, *_ in studies._label_arms(quick_config())}
-    assert {name: studies.label_base(name, arms) for name in ("clean", "detached", "as-released", "share-0.1")} == {
-        "clean": "clean",
-        "detached": "clean",
-        "as-released": "detached",
-        "share-0.1": "detached",
-    }
-    assert studies.label_base("as-released", {"clean"}) == "clean"
-    assert studies.label_base("tight-clip-with-labels", arms) == "tight-clip"
-
-
-def test_arms_of_a_pair_differ_in_one_setting():
-    configs = {
-        name: config.model_dump() for name, _, config, relabel in studies._label_arms(quick_config()) if not relabel
-    }
-    for name, wanted in (("as-released", {"label_flow"}), ("clip-with-labels", {"clip_with_labels"})):
-        base = configs[studies.label_base(name, set(configs))]
-        different = {k for g in ("head", "probe") for k in base[g] if base[g][k] != configs[name][g][k]}
-        assert different == wanted
-
-
-def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "project_dir", lambda: tmp_path)
-    done = []
-
-    def work(number: int) -> dict:
-        done.append(number)
-        return {"miou": float(number), "config": config.replace({"seed": number}).model_dump()}
-
-    config = quick_config({"head.kind": "mlp"})
-    runs = [studies.Run(str(n), f"run {n}", config.replace({"seed": n}), lambda n=n: work(n)) for n in range(3)]
-    keys = [run.key for run in runs]
-    assert keys[0].startswith("mlp/0/0")
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == keys[:2]
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == keys[2:]
-    assert done == [0, 1, 2] and len(studies.read_study("ablations", "scenes")) == 3
-    other = dataclasses.replace(runs[1], config=runs[1].config.replace({"head.epochs": 77}))
-    with pytest.raises(UserError, match=rf"{keys[1]} was made with other settings \(head.epochs was .* and is 77\)"):
-        list(studies.run_study("ablations", "scenes", iter([other])))
 
 
 def test_heads_have_as_many_tensors_as_released():

@@ -123,6 +123,7 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
         (["reproduce", "scenes-coarse"], "no table named 'scenes-coarse'; choose from camvid, scenes"),
         (["study", "labels", "scenes", "--only", "typo"], "--only typo: no such run; choose from as-released"),
         (["pretrain", "scenes", "--steps", "0"], "--steps"),
+        (["pretrain", "scenes", "--device", "abacus"], "abacus"),
     ],
 )
 def test_unknown_names_get_one_line(monkeypatch, capsys, tmp_path, words, named):

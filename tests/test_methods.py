@@ -131,3 +131,10 @@ def test_whitened_channels_have_deviation_one(toy):
     vectors = F.normalize(toy[0][:].flatten(0, 1).double(), dim=-1)
     found = projection(vectors, KMeansOptions(channels=3, whiten=True))(vectors)
     torch.testing.assert_close(found.std(0, correction=0), torch.ones(3).double(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_regression_that_does_not_converge_is_refused(toy, monkeypatch):
+    monkeypatch.setattr("cause_lite.methods.logistic.ITERATIONS", 1)
+    labels = np.random.default_rng(0).integers(0, CLASSES, (IMAGES, SIDE, SIDE)).astype(np.int16)
+    with pytest.raises(UserError, match="no convergence"):
+        find("logistic")(training(toy[0], labels=labels))

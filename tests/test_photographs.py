@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 
-from cause_lite.backbones import PatchStore
-from cause_lite.lab import baselines, contexts, ladder, objectives, photographs
-from cause_lite.lab.comparison import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
+from cause_lite.lab import earlier, ladder
+from cause_lite.lab.earlier import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
 from cause_lite.lab.statistics import holm, paired_t
 from cause_lite.pages import tables
-from cause_lite.runtime.files import UserError
 
-BASE, CLEAN = f"{photographs.BACKBONE}/feature-kmeans", f"{photographs.BACKBONE}/clean"
+METHODS = {"kmeans": FEATURE_KMEANS, "logistic": earlier.LOGISTIC}
+BASE, CLEAN = f"{earlier.BACKBONE}/feature-kmeans", f"{earlier.BACKBONE}/clean"
 
 
 def made(name: str, method: str, seed: int, miou: float) -> dict:
@@ -30,44 +28,26 @@ def records(monkeypatch):
     base, gained = np.array([30.0, 31.0, 35.0]), np.array([4.0, 6.0, 8.0])
     runs = [made(BASE, FEATURE_KMEANS, seed, base[seed]) for seed in (2, 0, 1)]
     runs += [made(CLEAN, CAUSE["mlp"], seed, base[seed] + gained[seed]) for seed in range(3)]
-    monkeypatch.setattr(photographs, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    monkeypatch.setattr(earlier, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
     return gained
 
 
 def test_gains_are_paired_by_seed(records):
-    rows = {row.arm: row for row in photographs.summary("msrc").itertuples()}
+    rows = {row.arm: row for row in earlier.photograph_scores("msrc").itertuples()}
     clean, interval = rows[CLEAN], scipy.stats.t.interval(0.95, 2, 6.0, 2 / np.sqrt(3))
     assert (clean.miou, clean.miou_gain, clean.seeds) == (38.0, 6.0, 3)
     assert np.allclose((clean.miou_low, clean.miou_high), interval)
     assert rows[BASE].miou_gain == rows[BASE].miou_low == 0
-    row = tables.photographs_table("msrc").set_index("method").loc[f"{CAUSE['mlp']}, {photographs.TITLES['clean']}"]
+    row = tables.photographs_table("msrc").set_index("method").loc[f"{CAUSE['mlp']}, {earlier.TITLES['clean']}"]
     assert row["mIoU, %"].replace(tables.NO_BREAK, " ") == "38.0 ± 4.6"
     assert row["gain, mIoU"].replace(tables.NO_BREAK, " ") == "+6.0 (+1.0 to +11.0, 3 seeds)"
 
 
 def test_two_seeds_have_no_interval(records, monkeypatch):
-    some = {key: run for key, run in photographs.read_study("", "").items() if run["seed"] < 2}
-    monkeypatch.setattr(photographs, "read_study", lambda *_: some)
+    some = {key: run for key, run in earlier.read_study("", "").items() if run["seed"] < 2}
+    monkeypatch.setattr(earlier, "read_study", lambda *_: some)
     gains = tables.photographs_table("msrc")["gain, mIoU"].str.replace(tables.NO_BREAK, " ")
     assert "+5.0 (2 seeds)" in set(gains)
-
-
-@pytest.mark.parametrize("data", list(photographs.CENTRES))
-def test_each_run_has_its_own_key_and_the_backbone_is_centred_on_its_data(data):
-    runs = list(photographs.photograph_runs(data, 2))
-    assert len({run.key for run in runs}) == len(runs)
-    assert {run.config.backbone.centre for run in runs} == {data}
-    assert {run.name.partition("/")[0] for run in runs} == set(photographs.LADDER)
-    leaks = [run for run in runs if run.config.probe.label_flow != "clean"]
-    assert leaks and all(run.name.endswith(("as-released", "detached")) for run in leaks)
-    keys = {photographs.key_of(run.name, CAUSE[run.config.head.kind]) for run in leaks}
-    assert {"mlp_as_released", "tr_as_released"} <= keys
-
-
-def test_baselines_run_once_whatever_the_heads():
-    apart = [run.key for head in ("mlp", "tr") for run in photographs.photograph_runs("msrc", 1, (head,))]
-    together = [run.key for run in photographs.photograph_runs("msrc", 1)]
-    assert sorted(apart) == sorted(together)
 
 
 def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):
@@ -115,12 +95,12 @@ def test_what_was_not_run_is_told_from_what_has_few_seeds(monkeypatch):
     runs = [made("photos/clean", CAUSE["mlp"], seed, 20.0) for seed in range(5)]
     runs += [made("scenes/clean", CAUSE["mlp"], 0, 20.0)]
     monkeypatch.setattr(ladder, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
-    assert ladder.lacking("msrc")["clean"] == {"untrained": 0, "scenes": 1, "camvid": 0, photographs.BACKBONE: 0}
+    assert ladder.lacking("msrc")["clean"] == {"untrained": 0, "scenes": 1, "camvid": 0, earlier.BACKBONE: 0}
 
 
 def test_the_lead_over_colour_is_paired_by_seed_and_corrected_as_one_family(monkeypatch):
     noise = np.random.default_rng(4).normal(2, 1, (2, 5))
-    runs = [made(f"{photographs.BACKBONE}/colour-kmeans", COLOUR_KMEANS, seed, 10.0 + seed) for seed in range(5)]
+    runs = [made(f"{earlier.BACKBONE}/colour-kmeans", COLOUR_KMEANS, seed, 10.0 + seed) for seed in range(5)]
     runs += [
         made(f"{rung}/clean", CAUSE["mlp"], seed, 10 + seed + lead)
         for rung, leads in zip(("scenes", "photos"), noise, strict=True)
@@ -142,52 +122,15 @@ def test_runs_are_paired_by_the_seeds_that_both_have():
     assert found == paired_t(np.array([2.5, 3.0, 4.0]))
 
 
-def test_another_data_set_is_refused_by_name():
-    with pytest.raises(UserError, match="no data set 'scenes'; must be one of msrc, camvid"):
-        next(photographs.photograph_runs("scenes", 1))
-
-
-@pytest.mark.parametrize("dim", [baselines.WIDE - 1, baselines.WIDE])
-def test_wide_features_are_scored_before_they_are_enlarged(dim, tmp_path, monkeypatch):
-    """The same scores either way, at the cost of the classes' maps in place of the features'."""
-    monkeypatch.setenv("CAUSE_CACHE", str(tmp_path))
-    rng = torch.Generator().manual_seed(0)
-    vectors = torch.randn(2, 16, dim, generator=rng)
-    store = PatchStore(tmp_path / "x", (2, 16, dim), torch.float32, lambda which: vectors[which], "test")
-    test, centres = baselines.TestFeatures(store, store), torch.randn(5, dim, generator=rng)
-    upsampled, plain = [], baselines.enlarged
-
-    def watched(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        upsampled.append(maps)
-        return plain(maps, size)
-
-    monkeypatch.setattr(baselines, "enlarged", watched)
-    scores = test.scores(slice(0, 2), (13, 13), lambda v: baselines.closeness(v, centres))
-    assert upsampled[0].shape[3] == (5 if dim >= baselines.WIDE else dim)
-    assert torch.allclose(scores, baselines.closeness(test.maps(slice(0, 2), (13, 13)), centres), atol=1e-4)
-
-
-def test_the_study_of_contexts_changes_the_context_alone():
-    with pytest.raises(UserError, match="study contexts: no data set 'scenes'"):
-        list(contexts.context_runs("scenes", 1))
-    runs = list(contexts.context_runs("camvid", 2))
-    assert len(runs) == len({run.key for run in runs}) == (2 + 1) * len(contexts.CONTEXTS) * len(contexts.RUNGS)
-    for run in runs:
-        rung, context, _ = run.name.split("/")
-        plain = photographs.configured("camvid", "mlp", run.config.seed, rung)
-        assert run.config.backbone.name == rung and run.config.backbone.context == int(context)
-        assert run.config.replace({"backbone": plain.backbone}) == plain
-
-
 def test_scores_by_context_are_means_over_seeds(monkeypatch):
     scores = {"kmeans": [10.0, 12.0], "logistic": [30.0]}
     runs = [
-        made(f"photos/{context}/{method}", objectives.METHODS[method], seed, value + context)
+        made(f"photos/{context}/{method}", METHODS[method], seed, value + context)
         for context in (0, 3)
         for method, values in scores.items()
         for seed, value in enumerate(values)
     ]
-    monkeypatch.setattr(contexts, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
-    row = contexts.summary("msrc").loc[("photos", 3)]
+    monkeypatch.setattr(earlier, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
+    row = earlier.context_scores("msrc").loc[("photos", 3)]
     assert tables.mean_sd(row["kmeans_miou"], row["kmeans_miou_std"]) == "14.0\u00a0±\u00a01.4"
     assert tables.mean_sd(row["logistic_miou"], row["logistic_miou_std"]) == "33.0"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cause_lite.lab.comparison import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
+from cause_lite.lab.earlier import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
 from cause_lite.lab.statistics import paired_t
 from cause_lite.pages import published, tables
 from cause_lite.runtime.files import project_dir

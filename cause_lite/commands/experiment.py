@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from cause_lite.commands.console import Device, Set, say, settings_of, show
 from cause_lite.runtime.files import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 def reproduce(
@@ -77,23 +76,19 @@ def _reproduce_rows(what: str, kind: str, seeds: int, crf: bool, changes: dict[s
 
 
 def _reproduce_data(data: str, seeds: int, crf: bool, changes: dict[str, object]) -> None:
-    """Fill the table of `scenes` or `camvid`, baselines included; the book shows its records."""
-    from cause_lite.lab.comparison import CAPTIONS, captioned_tables, seed_records, table_records
-    from cause_lite.runtime.files import project_dir, write_json
+    """Fill the tables of a data set, baselines included; with changed settings, say their scores and record nothing."""
+    from cause_lite.lab import results
+    from cause_lite.lab.study import changed, perform, read_study, runs_of
 
-    if data not in (known := sorted({name for name, _ in CAPTIONS})):
-        raise UserError(f"reproduce: no table named {data!r}; choose from {', '.join(known)}, or a published row")
-    records, target = [], project_dir() / "data" / "records" / f"{data}.json"
-    for seed in range(seeds):
-        # Each seed's records are kept, so that the command, cut off, goes on where it was.
-        for record in table_records(data, seed, crf, changes) if changes else seed_records(data, seed, crf):
-            records.append(record)
-            say(f"seed {seed}  {record['method']}: mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %")
-    for caption, table in captioned_tables(records):
-        say(f"{caption}\n{table.round(1).to_string()}")
+    grid = read_study("tables")
+    arms = [name for name, arm in grid.arms.items() if crf or not arm.crf]
     if not changes:
-        write_json(target, {"records": records})
-    say("Not recorded, since settings were changed" if changes else f"Records written to {target}")
+        study("tables", data, seeds, ",".join(arms))
+    for run in runs_of(grid, data, seeds) if changes else ():
+        if run.arm_name in arms:
+            row = results.row(perform(changed(run, changes)))
+            scores = f"mIoU {row['miou']:.2f} %, pAcc {row['pacc']:.2f} %"
+            say(f"{run.key}: {scores}; not recorded, since settings were changed")
 
 
 def audit(
@@ -128,52 +123,19 @@ def audit(
 
 
 def study(
-    name: Annotated[
-        str,
-        Argument(
-            help="ablations; labels: what they touch; photographs: stronger features; backbones: their seed; "
-            "concepts: the seed of numbers in chapters; machines: processor and threads of this process; "
-            "objectives: short pre-trainings on photographs; contexts: how far features are averaged."
-        ),
-    ],
-    data: Annotated[
-        str,
-        Argument(
-            help="scenes or camvid; photographs, objectives, contexts: msrc or camvid; backbones, concepts: scenes."
-        ),
-    ],
-    seeds: Annotated[int, Option(help="Seeds 0, 1, ... to run.", min=1)] = 5,
-    heads: Annotated[str, Option(help="Heads to study, with commas between.")] = "mlp,tr",
-    only: Annotated[str, Option(help="Names of runs, with commas between; all when left out.")] = "",
+    name: Annotated[str, Argument(help="A study, such as tables; each is a file in lab/studies.")],
+    data: Annotated[str, Argument(help="A data set of the study, such as scenes.")],
+    seeds: Annotated[int | None, Option(help="Seeds 0, 1, ... to run; the study's when left out.", min=1)] = None,
+    only: Annotated[str, Option(help="Names of arms, with commas between; all when left out.")] = "",
 ) -> None:
     """Run a study's experiments, one thing changed in each; cut off, the same command does what is missing."""
-    from cause_lite.lab import backbone_seeds, concept_seeds, contexts, machines, objectives, photographs, studies
+    from cause_lite.lab import results
+    from cause_lite.lab.study import run_study
 
-    kinds: dict[str, tuple[Callable[..., Iterable[studies.Run]], Callable[[], pd.DataFrame]]] = {
-        "ablations": (studies.ablation_runs, lambda: studies.effects(name, data).drop(columns="title")),
-        "labels": (studies.label_runs, lambda: studies.effects(name, data).drop(columns="title")),
-        photographs.STUDY: (photographs.photograph_runs, lambda: photographs.summary(data)),
-        backbone_seeds.STUDY: (
-            backbone_seeds.backbone_runs,
-            lambda: backbone_seeds.deviations(studies.read_study(name, data)),
-        ),
-        concept_seeds.STUDY: (concept_seeds.concept_runs, lambda: concept_seeds.summary(data)),
-        machines.STUDY: (machines.machine_runs, lambda: machines.moves(data)),
-        objectives.STUDY: (objectives.objective_runs, lambda: objectives.summary(data)),
-        contexts.STUDY: (contexts.context_runs, lambda: contexts.summary(data)),
-    }
-    if name not in kinds:
-        raise UserError(f"no study named {name!r}; choose from {', '.join(kinds)}")
-    made, summary = kinds[name]
-    runs, wanted = list(made(data, seeds, tuple(heads.split(",")))), set(filter(None, only.split(",")))
-    if unknown := wanted - (names := {run.name for run in runs}):
-        raise UserError(
-            f"study {name}: --only {', '.join(sorted(unknown))}: no such run; choose from {', '.join(sorted(names))}"
-        )
-    for key, record in studies.run_study(name, data, (r for r in runs if not wanted or r.name in wanted)):
-        scores = f"mIoU {record['miou']:.1f} %, pAcc {record['pacc']:.1f} %" if "miou" in record else record["values"]
-        say(f"{key}: {scores}")
-    say(summary().round(2).to_string())
+    for key, record in run_study(name, data, seeds, tuple(filter(None, only.split(",")))):
+        row = results.row(record)
+        say(f"{key}: mIoU {row['miou']:.2f} %, pAcc {row['pacc']:.2f} %, {record['seconds']:.0f} s")
+    say(results.summary(results.frame(name, data)).round(2).to_string())
 
 
 def bench(

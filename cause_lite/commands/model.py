@@ -48,7 +48,9 @@ def pretrain(
     out: Annotated[Path | None, Option(help="The folder to write to; where `fit` looks for it when left out.")] = None,
     steps: Annotated[int | None, Option(help="Steps in all; the recipe's number when left out.", min=1)] = None,
     seed: int = 0,
-    device: Annotated[str, Option(help="auto, cpu, cuda or mps, for photos; the others use one CPU thread.")] = "auto",
+    device: Annotated[
+        str, Option(help="auto, cpu, cuda or mps; scenes and camvid use one CPU thread when left out.")
+    ] = "auto",
 ) -> None:
     """Pre-train a small network by self-supervision. Cut off? The same command goes on where it stopped.
 
@@ -56,14 +58,10 @@ def pretrain(
     """
     from cause_lite.backbones.loading import pretrained_dir
     from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
-    from cause_lite.backbones.pretrain_photos import PhotosConfig, pretrain_and_export_photos
     from cause_lite.runtime.files import is_path
 
     folder = out or pretrained_dir(name)
-    if name == "photos":
-        pretrain_and_export_photos(PhotosConfig(seed=seed, steps=steps or PhotosConfig.steps), folder, device)
-    else:
-        pretrain_and_export(pretraining_recipe(name, seed=seed, steps=steps), folder)
+    pretrain_and_export(pretraining_recipe(name, seed, steps), folder, device)
     shown = name if out is None else out if is_path(str(out)) else f"./{out}"
     say(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {shown}`.")
 

@@ -26,9 +26,8 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.lab.runs import prepared
-from cause_lite.lab.studies import permuted_images
 from cause_lite.methods import as_released
-from cause_lite.methods.as_released import fit
+from cause_lite.methods.as_released import ReleasedOptions, fit, relabelled
 from cause_lite.runtime.files import UserError
 from cause_lite.segmenter import Segmenter
 
@@ -84,7 +83,7 @@ def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
     if train.labels is None:
         raise UserError(f"{train.name}: has no labels, so there is nothing that they could touch")
     labels = np.asarray(train.labels[:])
-    permuted = permuted_images(labels, np.random.default_rng(config.seed))
+    permuted = relabelled(labels, ReleasedOptions(labels="other images"), np.random.default_rng(config.seed))
     if np.array_equal(labels, permuted):
         raise UserError(f"{train.name}: permuting the labels of {len(train)} images changes nothing; take more images")
     with warnings.catch_warnings():

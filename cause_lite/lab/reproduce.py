@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import psutil
 import timm
 
@@ -29,10 +30,9 @@ from cause_lite.datasets.images import files_fingerprint
 from cause_lite.datasets.loading import incomplete
 from cause_lite.datasets.official import OFFICIAL
 from cause_lite.lab import rehearsal
-from cause_lite.lab.comparison import CAUSE, as_record
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.pictures import image_grid, labelled
-from cause_lite.lab.recipes import Row, rows
+from cause_lite.lab.recipes import Row, evaluation_split, rows
 from cause_lite.lab.runs import fit_to, label_maps, load_evaluation, load_training, name_clusters, score_segmenter
 from cause_lite.methods import as_released
 from cause_lite.metrics import ClusterMetrics, Scores
@@ -153,7 +153,21 @@ def reproduce_row(
     segmenter = fitted(row, config, kind, device).to(choose_device(device, config.optimisation.precision))
     scores = score_segmenter(segmenter, config, crf)
     seconds = time.perf_counter() - start
-    record = as_record(CAUSE[config.head.kind], config, scores["crf" if crf else "cluster"], seconds) | {
+    metrics = scores["crf" if crf else "cluster"]
+    iou = metrics.compute()["iou"]
+    record: dict = _score_pair(metrics.compute()) | {
+        "method": f"CAUSE-{config.head.kind.upper()}",
+        "data": config.data.name,
+        "split": evaluation_split(config.data.name),
+        "seed": seed,
+        "iou": [None if np.isnan(value) else round(100 * float(value), 3) for value in iou],
+        "confusion": metrics.confusion.tolist(),
+        "seconds": round(seconds, 1),
+        "config": config.model_dump(),
+        "config_hash": provenance.config_hash(config),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
         "row": row.key,
         "kind": kind,
         "rehearsal": rehearsed,

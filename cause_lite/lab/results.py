@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import entropy
-from sklearn.metrics import mutual_info_score
 
+from cause_lite.lab.agreement import agreement
 from cause_lite.lab.study import read_records, read_study, unpacked
 from cause_lite.metrics import ClusterMetrics
 
@@ -19,48 +18,38 @@ SCORES = {
     "information": "information, nats",
     "effective": "effective clusters",
     "many_to_one": "many-to-one, %",
-    "nmi": "NMI, %",
+    "nmi": "NMI",
     "pacc": "pixel accuracy, %",
 }
 
 
-def scores_of(confusion: np.ndarray, supervised: bool = False) -> dict[str, float]:
+def scores_of(confusion: np.ndarray, supervised: bool = False) -> dict[str, Any]:
     """Return every score of a confusion of clusters and classes (K, C), in pixels.
 
-    Beside mIoU and pixel accuracy after the one-to-one matching (percent): the mutual information of clusters and
-    classes (nats), the effective number of clusters exp(entropy of their sizes), the share of pixels that are right
-    when each cluster takes its commonest class (percent), and the information over the mean entropy (percent).
-    Predictions that are classes already (`supervised`) are not matched.
+    mIoU, the IoU of each class and pixel accuracy after the one-to-one matching, in percent; and those of
+    `agreement`, which need none. Predictions that are classes already (`supervised`) are not matched.
     """
     metrics = ClusterMetrics(confusion.shape[1], confusion.shape[0])
     metrics.confusion = torch.from_numpy(confusion)
     matched = metrics.unmatched() if supervised else metrics.compute()
-    sizes, classes = confusion.sum(1), confusion.sum(0)
-    information = float(mutual_info_score(None, None, contingency=confusion))
-    mean = (entropy(sizes) + entropy(classes)) / 2
-    return {
-        "miou": matched["miou"],
-        "pacc": matched["pacc"],
-        "information": information,
-        "effective": float(np.exp(entropy(sizes))),
-        "many_to_one": 100 * float(confusion.max(1).sum() / confusion.sum()),
-        "nmi": 100 * information / mean if mean else 0.0,
-    }
+    matching = {"iou": 100 * matched["iou"], "miou": matched["miou"], "pacc": matched["pacc"]}
+    return matching | agreement(confusion)
 
 
 def frame(name: str, data: str) -> pd.DataFrame:
     """Return the scores of a study's records on a data set, a row a record, in the order of the study's arms.
 
-    Columns: `arm`, `method` (the arm's title), `seed`, `supervised`, `seconds`, and those of `SCORES`.
+    Columns: `arm`, `method` (the arm's title), `seed`, `supervised`, `seconds`, `confusion`, `iou`, those of `SCORES`.
     """
     records, arms = read_records(name, data).values(), list(read_study(name).arms)
     return pd.DataFrame([row(one) for one in sorted(records, key=lambda one: (arms.index(one["arm"]), one["seed"]))])
 
 
 def row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's arm, title, seed and scores."""
-    kept = {name: record[name] for name in ("arm", "seed", "supervised", "seconds")}
-    return kept | {"method": record["title"]} | scores_of(unpacked(record).sum(0), record["supervised"])
+    """Return a record's arm, title, seed, scores, and the confusion (K, C) of all its images."""
+    kept, confusion = {name: record[name] for name in ("arm", "seed", "supervised", "seconds")}, unpacked(record).sum(0)
+    counted = {"method": record["title"], "confusion": confusion}
+    return kept | counted | scores_of(confusion, record["supervised"])
 
 
 def resampled_deviation(record: Mapping[str, Any], resamples: int = 200, block: int = 1) -> float:

@@ -12,7 +12,7 @@ import lzma
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from cause_lite.methods import Training, Views, find
 from cause_lite.methods.method import Predictor
 from cause_lite.runtime import provenance
 from cause_lite.runtime.device import choose_device, this_device
-from cause_lite.runtime.files import UserError, locked, project_dir, read_json, write_json
+from cause_lite.runtime.files import UserError, cache_dir, locked, project_dir, read_json, write_json
 from cause_lite.runtime.settings import Positive, Settings, SettingsTree
 
 FOLDER = Path(__file__).parent / "studies"
@@ -155,6 +155,16 @@ def runs_of(study: Study, data: str, seeds: int | None = None) -> Iterator[Run]:
                     yield Run(data, name, arm, seed, study, arithmetic)
 
 
+def changed(run: Run, settings: Mapping[str, Any]) -> Run:
+    """Return a run with other settings than the study's, by name, as in {"head.epochs": 4}."""
+    return replace(run, arm=run.arm.model_copy(update={"settings": run.arm.settings | dict(settings)}))
+
+
+def repeated_runs() -> Iterator[Run]:
+    """Yield the runs that each build of the book does again: seed 0 of the tables of scenes, without the slow CRF."""
+    return (run for run in runs_of(read_study("tables"), "scenes", 1) if not run.arm.crf)
+
+
 def records_path(name: str, data: str) -> Path:
     """Return the file of a study's records on a data set."""
     return project_dir() / "data" / "records" / f"{name}-{data}.json"
@@ -176,16 +186,29 @@ def read_records(name: str, data: str) -> dict[str, dict]:
     return records
 
 
-def run_study(name: str, data: str, seeds: int | None = None) -> Iterator[tuple[str, dict]]:
+def run_study(name: str, data: str, seeds: int | None = None, only: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
     """Do the runs that have no record yet, and yield each once its record is on disk.
+
+    Parameters
+    ----------
+    name, data
+        The study, and one of its data sets.
+    seeds
+        At most so many seeds of each arm; None: as many as the study has.
+    only
+        The arms to run; all of them when there are none.
 
     Raises
     ------
     UserError
-        When a record was made with other settings than its run has now.
+        When an arm is not known, or a record was made with other settings than its run has now.
     """
     path, study = records_path(name, data), read_study(name)
+    if unknown := sorted(set(only) - study.arms.keys()):
+        raise UserError(f"study {name}: no arm named {', '.join(unknown)}; must be one of {', '.join(study.arms)}")
     for run in runs_of(study, data, seeds):
+        if only and run.arm_name not in only:
+            continue
         found = read_records(name, data).get(run.key)
         if found is not None:
             check_settings(found, run, path)
@@ -194,6 +217,18 @@ def run_study(name: str, data: str, seeds: int | None = None) -> Iterator[tuple[
         with locked(path.parent, wait=True):
             write_json(path, {"records": read_records(name, data) | {run.key: record}})
         yield run.key, record
+
+
+def performed(run: Run) -> dict[str, Any]:
+    """Return the record of a run that is done now, or was by this commit on this machine."""
+    commit = provenance.commit()
+    key = provenance.config_hash(described(run) | {"commit": commit, "device": this_device()})
+    path = cache_dir() / "runs" / f"{key}.json"
+    if path.exists() and not commit.endswith(("+", "unknown")):
+        return read_json(path)
+    record = perform(run)
+    write_json(path, record)
+    return record
 
 
 def perform_under(run: Run, name: str) -> dict[str, Any]:

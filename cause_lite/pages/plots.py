@@ -106,7 +106,7 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
     """Draw each run's mean difference from its base with its interval, a panel a data set and a mark a method.
 
     Findings are orange, other differences blue; below three seeds a difference has no interval. A frame of `studies`
-    has `title`, `method`, `difference`, `low`, `high` and `finding`, as `studies.effects` returns.
+    has `title`, `method`, `difference`, `low`, `high` and `finding`, as `earlier.effects` returns.
     """
     names = list(dict.fromkeys(title for study in studies.values() for title in study["title"]))
     methods = sorted({method for study in studies.values() for method in study["method"]})

@@ -5,9 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
-from cause_lite.datasets.photographs import some_photographs
-from cause_lite.lab.comparison import BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split
-from cause_lite.lab.photographs import BACKBONE
+from cause_lite.datasets.photos import some_photographs
+from cause_lite.lab.earlier import BACKBONE, BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL
 from cause_lite.pages.plots import segmented_photographs
 from cause_lite.pages.tables import markdown, photographs_table, score_table

@@ -23,12 +23,11 @@ from jupyter_cache.executors import load_executor
 from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-from cause_lite.backbones import load_backbone
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.lab import cost, reproduce
-from cause_lite.lab.comparison import REPEATED_SEED, Part, part_records, seed_records
+from cause_lite.datasets import load_split
+from cause_lite.lab import cost, reproduce, study
 from cause_lite.lab.recipes import HEADS, TABLES, recipe
-from cause_lite.lab.runs import fitted_run, load_training
+from cause_lite.lab.runs import fitted_run
 from cause_lite.pages.assets import PAGE_ASSETS, fetch_assets
 from cause_lite.pages.printing import PDF, chromium, print_book
 from cause_lite.pages.try_page import write_segmenters
@@ -55,25 +54,26 @@ def _rehearse() -> None:
     list(reproduce.rehearse(lambda text: None))
 
 
-def _score(part: Part) -> list[dict]:
-    """Return the records of a part, without the CRF's idle workers, which would keep this process for minutes."""
-    records = part_records(part)
+def _perform(run: study.Run) -> None:
+    """Do a run, without the idle workers of its library, which would keep this process for minutes."""
+    study.performed(run)
     get_reusable_executor().shutdown()
-    return records
 
 
-def run_all(seed: int = REPEATED_SEED) -> None:
+def run_all() -> None:
     """Rehearse, and fit and score what the pages show: two processes of one thread each, faster than one of two."""
     first = recipe("scenes", HEADS[0])
-    images = load_training(first).images  # before two processes would both render them
-    cached_features(load_backbone(first.backbone), images, "Features")
+    for split in ("train", "val", "test"):  # before two processes would both render them
+        images = load_split("scenes", split).images
+        cached_features(study.backbone_of(first), images, "Features")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        fits = [pool.submit(fitted_run, recipe("scenes", head, seed)) for head in HEADS]
+        fits = [pool.submit(fitted_run, recipe("scenes", head)) for head in reversed(HEADS)]
         rehearsal = pool.submit(_rehearse)
         for fit in track(fits, "Fitting scenes, rehearsing the published rows", total=len(fits)):
             fit.result()
-        seed_records("scenes", seed, run=partial(pool.map, _score))
+        for done in track([pool.submit(_perform, run) for run in study.repeated_runs()], "Scoring seed 0 again"):
+            done.result()
         rehearsal.result()
 
 

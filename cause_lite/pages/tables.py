@@ -14,7 +14,8 @@ import pandas as pd
 from IPython.display import HTML
 
 from cause_lite.backbones.loading import labels_seen
-from cause_lite.lab import comparison, ladder, photographs, studies
+from cause_lite.lab import earlier, ladder
+from cause_lite.lab.results import SCORES as MEASURES
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of, family
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -90,18 +91,26 @@ def score_table(records: Sequence[dict], base: str | None = None, fewest: int = 
     return pd.DataFrame(lines)
 
 
-def photographs_table(data: str, rung: str = photographs.BACKBONE, fewest: int = 1) -> pd.DataFrame:
+def photographs_table(data: str, rung: str = earlier.BACKBONE, fewest: int = 1) -> pd.DataFrame:
     """Return the scores of a data set on a backbone, and gains over mini-batch k-means; as in `score_table`."""
     runs = [
-        run | {"method": ", ".join(filter(None, (run["method"], run["title"])))}
-        for run in photographs.runs_on(data, rung)
+        run | {"method": ", ".join(filter(None, (run["method"], run["title"])))} for run in earlier.runs_on(data, rung)
     ]
-    return score_table(runs, photographs.BASELINES[photographs.FEATURE_ARM], fewest)
+    return score_table(runs, earlier.ARM_METHODS[earlier.FEATURE_ARM], fewest)
+
+
+def measures(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return every measure of a study's arms, mean ± deviation over seeds; `scores` is what `results.frame` returns."""
+    lines = []
+    for method, part in scores.groupby("method", sort=False):
+        line = {"method": method} | {name: mean_sd(part[key].mean(), part[key].std()) for key, name in MEASURES.items()}
+        lines.append(line | {"seeds": part["seed"].nunique()})
+    return pd.DataFrame(lines)
 
 
 def effect_table(study: str, data: str) -> pd.DataFrame:
     """Return each run's scores and its differences from its base, a row a head and run; `*` marks a finding."""
-    by_score = {name: studies.effects(study, data, score) for score, name in SCORES.items()}
+    by_score = {name: earlier.effects(study, data, score) for score, name in SCORES.items()}
     table = by_score["mIoU"]
     titles = dict(zip(table["name"], table["title"], strict=True))
     shown = pd.DataFrame({"head": table["method"], "run": table["title"]})
@@ -118,15 +127,15 @@ def rows_of(table: pd.DataFrame) -> list:
 
 
 def gain_rows(records: list[dict], bases: tuple[str, ...]) -> pd.DataFrame:
-    """Return the differences of CAUSE's heads from baselines (`comparison.gains`), a row a pair and `score`."""
-    parts = [comparison.gains(records, bases, score=key).assign(score=name) for key, name in comparison.SCORES.items()]
+    """Return the differences of CAUSE's heads from baselines (`earlier.gains`), a row a pair and `score`."""
+    parts = [earlier.gains(records, bases, score=key).assign(score=name) for key, name in earlier.SCORES.items()]
     return pd.concat(parts)
 
 
 def ladder_rows(head: str = "mlp") -> pd.DataFrame:
     """Return gain, leak and loop (`what`) of every `data` set and `backbone`, a row a `score`; see `ladder.ladder`."""
     lines = []
-    for data, (score, name) in itertools.product(DATA_WORDS, comparison.SCORES.items()):
+    for data, (score, name) in itertools.product(DATA_WORDS, earlier.SCORES.items()):
         for rung, part in ladder.ladder(data, head, score).groupby(level="backbone", sort=False):
             for what, row in ladder.differences(part.droplevel("backbone")).items():
                 lines.append(row.to_dict() | {"data": data, "backbone": rung, "what": what, "score": name})
@@ -155,17 +164,17 @@ def leak_text() -> str:
 
     The lead over full k-means stands before the gain, which is measured from a weaker k-means.
     """
-    leads = ladder.leads(photographs.FULL_ARM).assign(what="the clean method less full k-means")
-    rows = pd.concat([leads, ladder_rows()]).query("backbone == @photographs.BACKBONE")
+    leads = ladder.leads(earlier.FULL_ARM).assign(what="the clean method less full k-means")
+    rows = pd.concat([leads, ladder_rows()]).query("backbone == @earlier.BACKBONE")
     told = [difference_list(rows[rows["data"] == data], "{data}, `{backbone}`, {what}") for data in DATA_WORDS]
-    seen = f"`{photographs.BACKBONE}` was trained on {labels_seen(photographs.BACKBONE)}."
+    seen = f"`{earlier.BACKBONE}` was trained on {labels_seen(earlier.BACKBONE)}."
     families = "The differences from full k-means, of all backbones, data sets and scores, are one family of their own."
     return "\n\n".join([*told, f"{NOTE} {families} {seen}"])
 
 
 def scored_on(study: str, data: str) -> str:
     """Return which images a study scored and where the runs of each head ran, in words."""
-    records = studies.read_study(study, data).values()
+    records = earlier.read_study(study, data).values()
     splits = " and ".join(sorted({SPLITS[record["split"]] for record in records}))
     places = sorted({(record["method"], device_of(record)) for record in records})
     return f"scored on {splits}; {', '.join(f'{method} on {device}' for method, device in places)}"
