@@ -29,7 +29,7 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.readers import read_rgb
-from cause_lite.fast import tiled_modularity
+from cause_lite.fast import modularity
 from cause_lite.lab import bench, bench_lines, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
 from cause_lite.lab.recipes import row
@@ -123,7 +123,7 @@ def about(device: torch.device) -> dict:
         "devices": max(1, torch.cuda.device_count()),
         "driver": driver(),
         "peak_teraflops": (peak(device) or 0.0) / 1e12 or None,
-        "kernels_compile": tiled_modularity.compiles(device),
+        "kernels_compile": modularity.kernels_work(device),
         "environment": provenance.environment(),
         "commit": provenance.commit(),
         "date": provenance.now(),
