@@ -13,7 +13,6 @@ from matplotlib.patches import FancyArrowPatch
 
 from cause_lite.lab.colours import INK
 from cause_lite.pages.plots.axes import BLUE, ORANGE, legend, style
-from cause_lite.theory.do_calculus import Step
 from cause_lite.theory.estimators import bootstrap_interval, frontdoor_effect, naive_effect
 from cause_lite.theory.model import LinearModel
 
@@ -75,27 +74,24 @@ def causal_graph(
 def mutilated_graphs(
     places: dict[str, Place],
     edges: Sequence[Edge],
-    steps: Sequence[Step],
+    steps: dict[str, Collection[Edge]],
     hidden: Collection[str] = (),
 ) -> Figure:
-    """Draw the graph of each step of the do-calculus: what is removed, and what must be separated in it.
+    """Draw the graph of each step of the do-calculus.
 
     Parameters
     ----------
     places, edges, hidden
         As in `draw_graph`.
     steps
-        The steps, in their order, two in a row.
+        The title of each step and the arrows that it removes, in their order, two in a row.
     """
     rows = -(-len(steps) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(9, 2.7 * rows), squeeze=False)
     for axis in axes.flat[len(steps) :]:
         axis.set_axis_off()
-    for number, (axis, step) in enumerate(zip(axes.flat, steps, strict=False), 1):
-        draw_graph(axis, places, edges, hidden, step.removed(edges))
-        given = f" \\mid {', '.join(sorted(step.given))}" if step.given else ""
-        condition = rf"${step.separated[0]} \perp {step.separated[1]}{given}$"
-        title = f"{number}. ${step.equality}$\nrule {step.rule}, because {condition} here"
+    for axis, (title, removed) in zip(axes.flat, steps.items(), strict=False):
+        draw_graph(axis, places, edges, hidden, removed)
         axis.set_title(title, color=INK, fontsize=10)
     figure.patch.set_alpha(0)
     figure.tight_layout()
