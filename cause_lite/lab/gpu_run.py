@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cause_lite import mediator
 from cause_lite.backbones import pretrain_timed
 from cause_lite.backbones.feature_choice import disk_seconds
 from cause_lite.backbones.feature_pass import read_ahead, reading_workers
@@ -30,7 +29,7 @@ from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.readers import read_rgb
 from cause_lite.fast import modularity
-from cause_lite.lab import bench, bench_lines, cost
+from cause_lite.lab import bench, bench_losses, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
 from cause_lite.lab.recipes import row
 from cause_lite.lab.rehearsal import miniature
@@ -143,12 +142,9 @@ def driver() -> str | None:
 
 def ratios(plan: Plan) -> dict:
     """Return a step of the clusterbook and of the head's loss against the plain forms, and the largest difference."""
-    features = bench_lines.normal(bench_lines.IMAGES, plan.patches, bench_lines.CHANNELS)
-    codebook = bench_lines.normal(plan.concepts, bench_lines.CHANNELS, seed=1).requires_grad_()
-    ours = bench_lines.step(partial(bench_lines.fast_modularity_loss, features, codebook), codebook)
-    plain = bench_lines.step(partial(mediator.modularity_loss, features, codebook), codebook)
+    ours, plain = bench_losses.modularity_sides(plan.patches, plan.concepts)
     found = {"modularity": bench.compare(ours, plain, 5) | {"difference": abs(ours() - plain())}}
-    sides = bench_lines.Contrast(plan.capacity, plan.concepts, plan.projected)
+    sides = bench_losses.Contrast(plan.capacity, plan.concepts, plan.projected)
     ours, loop = sides.fast(), sides.loop()
     found["contrast"] = bench.compare(ours, loop, 5) | {"difference": abs(ours() - loop())}
     with bench.MatrixProducts() as products:
