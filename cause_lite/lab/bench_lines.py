@@ -172,8 +172,11 @@ def _confusion(preds: Tensor, target: Tensor) -> Tensor:
 
 
 def _looped_confusion(preds: Tensor, target: Tensor) -> Tensor:
-    counts = [((preds == cluster) & (target == label)).sum() for cluster in range(CLASSES) for label in range(CLASSES)]
-    return torch.stack(counts).view(CLASSES, CLASSES)
+    table = torch.zeros(CLASSES, CLASSES, dtype=torch.long)
+    for cluster in range(CLASSES):
+        for label in range(CLASSES):
+            table[cluster, label] = ((preds == cluster) & (target == label)).sum()
+    return table
 
 
 def refinement() -> Iterator[dict]:
