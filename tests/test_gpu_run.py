@@ -175,6 +175,18 @@ def test_hours_follow_from_the_rates_of_a_record(tmp_path, monkeypatch):
     assert cost.basis() == "at least 20,480 crops a stage on one a GPU, 2026-01-02"
 
 
+@pytest.mark.parametrize(
+    "backbone, sizes", [("dino-s8", (384, 8)), ("dinov2-b14", (768, 14)), ("dinov3-vits16", (384, 16))]
+)
+def test_a_backbones_name_says_its_sizes(backbone, sizes):
+    assert cost.sizes_of(backbone) == sizes
+
+
+def test_a_name_without_sizes_is_refused():
+    with pytest.raises(UserError, match=r"backbone photos: size unknown; .* as in s16"):
+        cost.sizes_of("photos")
+
+
 def test_projections_grow_with_the_work_and_keep_to_the_disk():
     costs = {of.key: cost.expected_cost(of) for of in rows()}
     assert all(each.hours > 0 or math.isnan(each.hours) for each in costs.values())

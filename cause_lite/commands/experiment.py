@@ -143,14 +143,14 @@ def bench(
 ) -> None:
     """Measure speed and memory against the formulas in their plain form, as ratios within this process."""
     from cause_lite.lab import bench
+    from cause_lite.lab.bench_lines import LINES
     from cause_lite.runtime.device import choose_device
 
-    known = bench.load_lines()
-    if unknown := [name for name in lines or () if name not in known]:
-        raise UserError(f"bench: no line named {', '.join(unknown)}; choose from {', '.join(known)}")
-    for name in lines or known:
+    if unknown := [name for name in lines or () if name not in LINES]:
+        raise UserError(f"bench: no line named {', '.join(unknown)}; choose from {', '.join(LINES)}")
+    for name in lines or LINES:
         rows = []
-        for row in bench.run(name, known[name]):
+        for row in bench.run(name, LINES[name]):
             shown = [f"{row[key]:,.4g}" if key in row else "" for key in ("seconds", "baseline_seconds")]
             spread = f" ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})" if "ratio_low" in row else ""
             shown.append(f"{row['ratio']:.3g}{spread}" if "ratio" in row else "")

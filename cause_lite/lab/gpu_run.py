@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cause_lite import mediator
 from cause_lite.backbones.feature_choice import disk_seconds
 from cause_lite.backbones.feature_pass import read_ahead, reading_workers
 from cause_lite.backbones.pretrain import pretrain_and_export
@@ -29,8 +28,8 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.readers import read_rgb
-from cause_lite.fast import tiled_modularity
-from cause_lite.lab import bench, bench_lines, cost
+from cause_lite.fast import modularity
+from cause_lite.lab import bench, bench_losses, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
 from cause_lite.lab.recipes import row
 from cause_lite.lab.rehearsal import miniature
@@ -122,7 +121,7 @@ def about(device: torch.device) -> dict:
         "devices": max(1, torch.cuda.device_count()),
         "driver": driver(),
         "peak_teraflops": (peak(device) or 0.0) / 1e12 or None,
-        "kernels_compile": tiled_modularity.compiles(device),
+        "kernels_compile": modularity.kernels_work(device),
         "environment": provenance.environment(),
         "commit": provenance.commit(),
         "date": provenance.now(),
@@ -142,12 +141,9 @@ def driver() -> str | None:
 
 def ratios(plan: Plan) -> dict:
     """Return a step of the clusterbook and of the head's loss against the plain forms, and the largest difference."""
-    features = bench_lines.normal(bench_lines.IMAGES, plan.patches, bench_lines.CHANNELS)
-    codebook = bench_lines.normal(plan.concepts, bench_lines.CHANNELS, seed=1).requires_grad_()
-    losses = bench_lines.fast_modularity_loss, mediator.modularity_loss
-    ours, plain = (bench_lines.step(partial(loss, features, codebook), codebook) for loss in losses)
+    ours, plain = bench_losses.modularity_sides(plan.patches, plan.concepts)
     found = {"modularity": bench.compare(ours, plain, 5) | {"difference": abs(ours() - plain())}}
-    sides = bench_lines.Contrast(plan.capacity, plan.concepts, plan.projected)
+    sides = bench_losses.Contrast(plan.capacity, plan.concepts, plan.projected)
     ours, loop = sides.fast(), sides.loop()
     found["contrast"] = bench.compare(ours, loop, 5) | {"difference": abs(ours() - loop())}
     with bench.MatrixProducts() as products:
