@@ -11,12 +11,10 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.head import Head
 from cause_lite.loop import Session
-from cause_lite.runtime.device import deterministic
+from cause_lite.runtime.device import deterministic, seed_all, state_kept
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.journal import Journal
-from cause_lite.runtime.losses import NotFiniteError
+from cause_lite.runtime.journal import Journal, NotFiniteError
 from cause_lite.runtime.progress import Stopwatch
-from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
 

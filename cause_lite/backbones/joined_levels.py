@@ -24,8 +24,8 @@ from cause_lite.backbones.convolutional import ConvBackbone, pad_by_reflection, 
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import load_split
 from cause_lite.datasets.images import LazyRows
+from cause_lite.runtime.device import seeded
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.randomness import seeded
 
 SIZE = 320  # pixels a side of the photographs that give a centre
 FITS = ("squash", "centre")

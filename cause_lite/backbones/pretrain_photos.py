@@ -38,7 +38,7 @@ from cause_lite.runtime.progress import bar, track
 from cause_lite.runtime.provenance import commit, config_hash, environment, now
 
 HELD = ("network", "average", "whole", "parts", "optimizer")  # by a state
-FREE = ("steps", "joined", "context")  # what decides no step that was taken, so that a run may go on with other values
+FREE = ("steps", "joined", "context")  # settings that may change when a run is resumed
 SIZE = 320  # pixels of the images that the backbone is to serve, and at which it is centred
 
 

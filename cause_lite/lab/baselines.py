@@ -25,8 +25,8 @@ from cause_lite.lab.runs import label_maps
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import IGNORED, patch_labels
+from cause_lite.runtime.device import seeded
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.randomness import seeded
 from cause_lite.steps import fit_linear_probe
 
 SAMPLE = 100_000  # pixels or patches that a baseline learns from, at most

@@ -36,9 +36,8 @@ from cause_lite.lab.statistics import family, image_deviation
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import provenance
-from cause_lite.runtime.device import choose_device
+from cause_lite.runtime.device import choose_device, seeded
 from cause_lite.runtime.files import UserError, cache_dir, project_dir, read_json, write_json
-from cause_lite.runtime.randomness import seeded
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import fit_cluster_probe
 

@@ -30,8 +30,7 @@ from cause_lite.head import build_head
 from cause_lite.lab import bench, cost
 from cause_lite.lab.recipes import Row
 from cause_lite.loop import Session, batch_size
-from cause_lite.runtime.device import deterministic
-from cause_lite.runtime.randomness import seed_all
+from cause_lite.runtime.device import deterministic, seed_all
 from cause_lite.steps import fit_cluster_probe, fit_clusterbook, fit_head, fit_linear_probe
 
 CLASSES = 27

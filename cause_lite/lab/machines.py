@@ -15,7 +15,7 @@ import torch
 from cause_lite.config import FitConfig
 from cause_lite.lab.recipes import HEADS, recipe
 from cause_lite.lab.studies import Run, read_study, whole_fit
-from cause_lite.runtime.variables import empty_cache
+from cause_lite.runtime.files import empty_cache
 
 STUDY = "machines"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import psutil
 import timm
+from accelerate.utils import patch_environment
 
 from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
@@ -38,7 +39,6 @@ from cause_lite.metrics import ClusterMetrics, Scores
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json, write_whole
-from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 KINDS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
@@ -266,7 +266,7 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
         stage = {"CAUSE_DATA": f"{folder}/data", "CAUSE_CACHE": f"{folder}/cache"}
         rehearsal.write_stage(Path(folder) / "data", {row.config.backbone for row in published})
         for row, kind in itertools.product(published, KINDS):
-            with environment_variables(**stage):
+            with patch_environment(**stage):
                 record = _rehearse_row(row, kind, device)
             yield record
     say(f"{len(published)} rows went through, from their official files to a score; none of these numbers is a result")

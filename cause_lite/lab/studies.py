@@ -28,9 +28,8 @@ from cause_lite.lab.recipes.reading import flattened
 from cause_lite.lab.runs import fit_origin, fitted_segmenter, folder_clusters, load_training, score_segmenter
 from cause_lite.lab.statistics import UNKNOWN_CPU, compared, device_of
 from cause_lite.loop import Session
-from cause_lite.runtime.device import deterministic, this_device
+from cause_lite.runtime.device import deterministic, seed_all, state_kept, this_device
 from cause_lite.runtime.files import UserError, locked, project_dir, read_json, write_json
-from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 
 RECIPE, CLEAN, DETACHED = "recipe", "clean", "detached"

@@ -44,7 +44,7 @@ def footer(page: str, seconds: float | None, root: str, owner: str) -> str:
     owner
         Owner and name of the repository, as in `owner/name`.
     """
-    versions = ", ".join(f"{k} {v}" for k, v in provenance.environment().items() if k not in ("machine", "system"))
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     facts = {
         "commit": provenance.commit(),
         "built": provenance.now(),
