@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cause_lite.backbones import Backbone, cached_features
-from cause_lite.backbones.feature_use import output_type, readings_of
+from cause_lite.backbones.feature_use import output_type
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.head import Head
@@ -68,7 +68,7 @@ def fit(
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
             note = f"Features of {train.name}/{train.split}"
             output_bytes = config.head.reduced_dim * output_type(config).itemsize
-            features = cached_features(backbone, train.images, note, readings_of(config), output_bytes)
+            features = cached_features(backbone, train.images, note, output_bytes)
             clock.lap("features")
             session = Session(config, seed_all(config.seed), device, journal)
             codebook, clusterbook_losses = fit_clusterbook(features, session)
