@@ -13,7 +13,7 @@ from cause_lite.backbones import PatchStore
 from cause_lite.backbones.kmeans import patch_kmeans, patch_minibatch_kmeans
 from cause_lite.loop import Session
 from cause_lite.probe import ClusterProbe
-from cause_lite.runtime.randomness import draw_seed
+from cause_lite.runtime.device import draw_seed
 
 
 def initial_codebook(features: PatchStore, session: Session) -> Float[Tensor, "k d"]:

@@ -17,9 +17,8 @@ from cause_lite.config import FitConfig
 from cause_lite.head import Selection
 from cause_lite.runtime import parallel
 from cause_lite.runtime.device import to_device
-from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.journal import Journal, Stage, read_losses, steps_between_reads
 from cause_lite.runtime.learner import Learner
-from cause_lite.runtime.losses import read_losses, steps_between_reads
 from cause_lite.runtime.precision import drawn_in_double, working_type
 from cause_lite.runtime.progress import track
 

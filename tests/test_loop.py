@@ -25,9 +25,8 @@ from cause_lite.initialise import initial_codebook, initial_probe
 from cause_lite.loop import Session
 from cause_lite.probe import ClusterProbe
 from cause_lite.runtime.files import UserError, read_torch
-from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.journal import Journal, NotFiniteError, Stage
 from cause_lite.runtime.learner import Learner
-from cause_lite.runtime.losses import NotFiniteError
 
 CPU = torch.device("cpu")
 

@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import tifffile
 import torch
+from accelerate.utils import patch_environment
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -41,10 +42,9 @@ from cause_lite.lab import recipes, rehearsal
 from cause_lite.pages import verify
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime import provenance
+from cause_lite.runtime.device import state_kept
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
 from cause_lite.runtime.journal import Journal, Stage
-from cause_lite.runtime.randomness import state_kept
-from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 SECONDS, MEGABYTES = 20.0, 1500.0  # what one case may take
@@ -172,7 +172,7 @@ def stage_file(name: str) -> Callable[[Path], Path]:
 
 def reads_split(name: str, folders_up: int) -> Callable[[Path], object]:
     def read(path: Path) -> object:
-        with environment_variables(CAUSE_DATA=str(path.parents[folders_up])):
+        with patch_environment(CAUSE_DATA=str(path.parents[folders_up])):
             split = datasets.load_split(name, "val", 32)
             return split.images[:], split.labels[:]
 
@@ -297,7 +297,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def reads_weights(path: Path) -> object:
-    with environment_variables(CAUSE_DATA=str(path.parents[1])):
+    with patch_environment(CAUSE_DATA=str(path.parents[1])):
         return load_backbone("msn_vit_small_16")
 
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from cause_lite.backbones import efficientnet_lite
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone, Colour
 from cause_lite.config import BackboneConfig
+from cause_lite.runtime.device import seeded
 from cause_lite.runtime.files import UserError, read_json
-from cause_lite.runtime.randomness import seeded
 
 LEVELS, PATCH = (3, 4), 8  # unless settings say otherwise
 AT_ONCE = 4  # images whose maps fit the caches of a CPU: twice as fast as many

@@ -34,9 +34,8 @@ from cause_lite.lab.recipes import recipe, row
 from cause_lite.lab.runs import label_maps
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
-from cause_lite.runtime.device import choose_device
-from cause_lite.runtime.randomness import seed_all, state_kept
-from cause_lite.runtime.variables import empty_cache
+from cause_lite.runtime.device import choose_device, seed_all, state_kept
+from cause_lite.runtime.files import empty_cache
 from cause_lite.steps import fit_head
 from cause_lite.train import Fitted, fit
 

@@ -7,6 +7,7 @@ noted in the record, and the rest goes on. `MINIATURE` goes through all of it in
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cause_lite.backbones.feature_choice import disk_seconds
 from cause_lite.backbones.feature_pass import read_ahead, reading_workers
 from cause_lite.backbones.pretrain import pretrain_and_export
 from cause_lite.backbones.pretrain_photos import PhotosConfig
@@ -165,9 +165,24 @@ def reading(plan: Plan) -> dict:
         crops = read_ahead(images, torch.arange(len(images)).split(64), workers, torch.device("cpu"))
         seconds = bench.seconds(lambda: sum(map(len, crops)))
         size = 2**20 * max(1, plan.photographs // 4)
-        written, read = disk_seconds(b"0" * size, Path(folder))
+        written, read = disk_seconds(b"0" * size, Path(folder) / "rate")
     rates = {"written_gigabytes_a_second": size / written / 1e9, "read_gigabytes_a_second": size / read / 1e9}
     return {"crops": len(images), "crops_a_second": len(images) / seconds, "workers": workers} | rates
+
+
+def disk_seconds(content: bytes, path: Path) -> tuple[float, float]:
+    """Return the seconds to write a file through to the disk, and to read it from there."""
+    start = time.perf_counter()
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter()
+        if hasattr(os, "posix_fadvise"):  # else the system answers from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    again = time.perf_counter()
+    path.read_bytes()
+    return written - start, time.perf_counter() - again
 
 
 def scaling(plan: Plan) -> dict:

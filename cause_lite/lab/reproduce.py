@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 import timm
+from accelerate.utils import patch_environment
 
 from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
@@ -39,7 +40,6 @@ from cause_lite.metrics import ClusterMetrics, Scores
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json, write_whole
-from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 KINDS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
@@ -281,7 +281,7 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
         stage = {"CAUSE_DATA": f"{folder}/data", "CAUSE_CACHE": f"{folder}/cache"}
         rehearsal.write_stage(Path(folder) / "data", {row.config.backbone.name for row in published})
         for row, kind in itertools.product(published, KINDS):
-            with environment_variables(**stage):
+            with patch_environment(**stage):
                 record = _rehearse_row(row, kind, device)
             yield record
     say(f"{len(published)} rows went through, from their official files to a score; none of these numbers is a result")

@@ -36,12 +36,11 @@ from cause_lite.loop import Session, draw_selection, optimise
 from cause_lite.methods.cause import predictor_of
 from cause_lite.methods.method import Predictor, Training, register
 from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss
-from cause_lite.runtime.device import deterministic
+from cause_lite.runtime.device import deterministic, seed_all, state_kept
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.learner import Learner
 from cause_lite.runtime.precision import autocast
-from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.runtime.settings import Settings, Share
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import HeadTraining, Probes, configured_modularity_loss

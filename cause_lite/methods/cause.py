@@ -15,7 +15,7 @@ from cause_lite.backbones.kmeans import patch_kmeans
 from cause_lite.loop import Session
 from cause_lite.methods.method import Predictor, Training, Views, register
 from cause_lite.probe import ClusterProbe
-from cause_lite.runtime.randomness import seeded
+from cause_lite.runtime.device import seeded
 from cause_lite.runtime.settings import Count, Settings
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import fit_cluster_probe

@@ -66,7 +66,7 @@ def moved_note(keys: list[str]) -> str:
 
 def footer(page: str, seconds: float | None, root: str, owner: str) -> str:
     """Return HTML: how a page was made, in how many seconds, and where to run it; `root` is the book's, relative."""
-    versions = ", ".join(f"{k} {v}" for k, v in provenance.environment().items() if k not in ("machine", "system"))
+    versions = ", ".join(f"{k} {v}" for k, v in provenance.versions().items())
     facts = {
         "commit": provenance.commit(),
         "built": provenance.now(),

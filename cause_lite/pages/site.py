@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import torch
+from accelerate.utils import patch_environment
 from joblib.externals.loky import get_reusable_executor
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
@@ -34,7 +35,6 @@ from cause_lite.pages.try_page import write_segmenters
 from cause_lite.runtime import provenance
 from cause_lite.runtime.files import UserError, project_dir, write_whole
 from cause_lite.runtime.progress import track
-from cause_lite.runtime.variables import environment_variables
 
 PAGE_SECONDS = 900  # that a page may take
 CHECKERS = Path("exercises", "checkers.py")  # in the book, and beside its notebooks
@@ -89,7 +89,7 @@ def execute_pages(pages: list[Path], cache: Path) -> None:
     for page in pages:
         if is_myst_markdown_notebook(page.read_text(encoding="utf-8")):
             notebooks.add_nb_to_project(str(page), read_data={"name": "myst_nb_md", "type": "plugin"})
-    with environment_variables(OMP_NUM_THREADS="1"):
+    with patch_environment(OMP_NUM_THREADS="1"):
         result = load_executor("local-parallel", notebooks).run_and_cache(timeout=PAGE_SECONDS)
     for page in (*result.excepted, *result.errored):
         raise UserError(f"{page} failed:\n{notebooks.get_project_record(page).traceback}")

@@ -27,10 +27,7 @@ class Settings(BaseModel):
 class SettingsTree(Settings):
     """All settings of a program: single ones, and groups of them.
 
-    Raises
-    ------
-    UserError
-        Naming each setting whose value is unknown, of another type or out of range, and what it must be.
+    Raises UserError, naming each setting whose value is unknown, of another type or out of range, and what it must be.
     """
 
     def __init__(self, **settings: Any) -> None:
