@@ -95,17 +95,6 @@ def test_an_unknown_row_gets_its_neighbours():
         recipes.row("cocostuff27/dino-s8-trr")
 
 
-@pytest.mark.parametrize("data", ["scenes", "camvid"])
-@pytest.mark.parametrize("head", recipes.HEADS)
-def test_ablations_change_something(data, head):
-    base = recipes.recipe(data, head)
-    found = recipes.ablations(data, head)
-    assert len(found) >= 10
-    for name, (title, config) in found.items():
-        assert config != base and title, name
-        assert (config.data.name, config.head.kind) == (data, head)
-
-
 def test_settings_are_checked_on_their_own():
     with pytest.raises(UserError, match=r"optimisation\.batch_size: must be greater than or equal to 1"):
         FitConfig().replace({"optimisation.batch_size": 0})

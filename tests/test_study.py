@@ -124,6 +124,15 @@ def test_every_study_names_methods_and_settings_that_there_are(name):
             assert run.config.data.name == data
 
 
+@pytest.mark.parametrize("data", ["scenes", "camvid"])
+def test_every_choice_changes_something(data):
+    runs = {run.arm_name: run for run in study.runs_of(study.read_study("choices"), data, 1)}
+    assert len(runs) >= 30
+    for name, run in runs.items():
+        base = runs[f"{run.arm.head}-recipe"]
+        assert name == base.arm_name or run.config != base.config
+
+
 @pytest.mark.parametrize("name", study.studies())
 def test_records_were_made_with_the_settings_of_their_runs(name):
     grid = study.read_study(name)

@@ -6,14 +6,15 @@ from matplotlib.figure import Figure
 
 from cause_lite import checkpoints
 from cause_lite.datasets.photos import some_photographs
-from cause_lite.lab.earlier import BACKBONE, BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split
+from cause_lite.lab import results
+from cause_lite.lab.earlier import BACKBONE, BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split, recorded
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL
 from cause_lite.pages.plots import segmented_photographs
-from cause_lite.pages.tables import markdown, photographs_table, score_table
-from cause_lite.runtime.files import project_dir, read_json, write_whole
+from cause_lite.pages.tables import markdown, measures, photographs_table, score_table
+from cause_lite.runtime.files import project_dir, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
-SHOWN = ("scenes", "camvid")
+EARLIER = "records of an earlier version, in single precision"
 METHODS = {*BASELINES, *CAUSE.values(), *(f"{name}, CRF" for name in CAUSE.values())}
 PHOTOGRAPHS_OF = {
     "msrc": "MSRC, 21 classes: 196 test photographs",
@@ -24,16 +25,15 @@ PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed
 
 def results_block() -> str:
     """Return Markdown tables of the main methods on held-out images: mean ± sample standard deviation over seeds."""
-    tables = {
-        f"{title}; features of {BACKBONE}, which saw ImageNet's labels": photographs_table(
+    tables = {CAPTIONS["scenes", HELD_OUT]: measures(results.frame("tables", "scenes"))}
+    tables |= {
+        f"{title}, {EARLIER}; features of {BACKBONE}, which saw ImageNet's labels": photographs_table(
             data, fewest=SEEDS_FOR_FINDING
         )
         for data, title in PHOTOGRAPHS_OF.items()
     }
-    for data in SHOWN:
-        records = of_split(read_json(project_dir() / "data" / "records" / f"{data}.json")["records"], HELD_OUT)
-        main = [record for record in records if record["method"] in METHODS]
-        tables[CAPTIONS[data, HELD_OUT]] = score_table(main, fewest=SEEDS_FOR_INTERVAL)  # the book shows the others
+    main = [record for record in of_split(recorded("camvid"), HELD_OUT) if record["method"] in METHODS]
+    tables[f"{CAPTIONS['camvid', HELD_OUT]}, {EARLIER}"] = score_table(main, fewest=SEEDS_FOR_INTERVAL)
     return "\n\n".join(f"**{title}**\n\n{markdown(table)}" for title, table in tables.items())
 
 
