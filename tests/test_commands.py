@@ -120,8 +120,11 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
         (["reproduce", "typo/row", "--rehearse"], "leave out 'typo/row'"),
         (["reproduce", "scenes", "--as-released"], "are for published rows"),
         (["reproduce", "scenes", "--device", "cpu"], "leave --device out"),
-        (["reproduce", "scenes-coarse"], "no table named 'scenes-coarse'; choose from camvid, scenes"),
-        (["study", "labels", "scenes", "--only", "typo"], "--only typo: no such run; choose from as-released"),
+        (
+            ["reproduce", "scenes-coarse"],
+            "no data set 'scenes-coarse' in this study; must be one of scenes, msrc, camvid",
+        ),
+        (["study", "leak", "scenes", "--only", "typo"], "study leak: no arm named typo; must be one of clean"),
         (["pretrain", "scenes", "--steps", "0"], "--steps"),
         (["pretrain", "scenes", "--device", "abacus"], "abacus"),
     ],

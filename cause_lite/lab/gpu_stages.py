@@ -143,7 +143,7 @@ def stage_works(config: FitConfig, patches: int, dim: int, device: torch.device)
     def compute_outputs(steps: int) -> None:
         head = build_head(config.head.kind, dim, config.head.reduced_dim, patches, codebook).eval().to(device)
         for _, vectors in features.store(steps).stream(torch.arange(steps * size).split(size), device):
-            head(vectors).half()
+            head(vectors.float()).half()
 
     return {
         "clusterbook": lambda steps: fit_clusterbook(features.store(steps), session()),

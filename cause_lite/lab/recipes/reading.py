@@ -143,8 +143,6 @@ def read_row(path: Path) -> Row:
     return Row(path.parent.name, path.stem, about["backbone"], config, about["published"])
 
 
-
-
 def _existing(folder: Path, name: object, path: Path, field: str) -> Path:
     """Return the file of a name in `folder`, which the `field` of `path` gives; raise UserError without one."""
     target = folder / f"{name}.yaml"
