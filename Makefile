@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: install book book-check test lint verify audit torture rehearse bench mutants clean
+.PHONY: install book book-check test portable lint verify audit torture rehearse bench mutants clean
 
 install: $(READY)
 
@@ -23,10 +23,14 @@ verify: $(READY)
 
 # Every page in headless Chromium with no network: links, texts, formulas, sliders, sizes; screenshots are kept.
 book-check: $(READY)
-	$(BIN)/python -m cause_lite.pages.check
+	$(BIN)/python tests/book/check.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+# A real fit under five arithmetics, of other processors and other numbers of threads: the same scores to the last digit.
+portable: $(READY)
+	$(BIN)/python tests/test_arithmetics.py portable
 
 # What labels reach, by training twice; the last line of each says clean or not. As released it must not be, in both ways.
 audit: $(READY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cause_lite.runtime.settings import AboveZero, Cosine, Count, Positive, Rate, Settings, SettingsTree, Share
 
@@ -29,6 +29,47 @@ class DataConfig(Settings):
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     window: Annotated[tuple[float, float] | None, NUMBERS] = None  # of a folder's images: datasets.arrays.Reading
     bands: Annotated[tuple[Positive, ...] | None, NUMBERS] = None  # likewise
+
+
+class BackboneConfig(Settings):
+    """The frozen network that gives the features; a bare name stands for one with everything else left out."""
+
+    name: str  # that ships or was pre-trained here, a folder, a released file, or a timm name
+    levels: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = None  # maps to join; None: 3 and 4
+    patch: Positive | None = None  # pixels a side of a convolutional network's patch; None: 8
+    centre: str | None = (
+        None  # the data set whose mean patch is subtracted; `training`: the images that a fit learns from
+    )
+    fit: Literal["squash", "centre"] = "squash"  # how the images of the centre become squares
+    untrained: Count | None = None  # the seed of random weights, in place of trained ones
+    margin: Count = 0  # pixels by which a mirror image continues each side, cut off the features: borders look alike
+    context: Count | None = (
+        None  # cells of a map to each side over which it is averaged; None: as it ships, otherwise 0
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: object) -> object:
+        return {"name": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _possible(self) -> BackboneConfig:
+        if "?" in self.name:
+            raise ValueError("settings do not follow a name after `?`; set them as in --set backbone.levels=[3,4]")
+        if self.margin % (self.patch or 8):
+            raise ValueError(f"margin is {self.margin}; must be a multiple of the patch's pixels")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _to_name(self, serialise: SerializerFunctionWrapHandler) -> str | dict[str, object]:
+        fields = type(self).model_fields
+        given = {name: value for name, value in serialise(self).items() if value != fields[name].default}
+        return given if len(given) > 1 else self.name
+
+    @property
+    def plain(self) -> BackboneConfig:
+        """Return the same backbone without a centre."""
+        return self.model_copy(update={"centre": None, "fit": "squash"})
 
 
 class ClusterbookConfig(Settings):
@@ -76,7 +117,7 @@ class HeadConfig(Settings):
 class ProbeConfig(Settings):
     """Step 3: the cluster probe, and the linear probe, which is a diagnostic."""
 
-    init: Literal["uniform", "kmeans"] = "uniform"  # release: noise
+    init: Literal["uniform", "kmeans", "minibatch"] = "uniform"  # release: noise; `backbones.kmeans` says the others
     objective: Literal["modularity", "cosine"] = "modularity"  # release, fine_tuning_*.py
     epochs: Count = 5  # release, fine_tuning_*.py: 5 (TR), 1 (MLP)
     learning_rate: Rate = 4e-3  # of the cluster probe; release: 1e-3 x 4 GPUs
@@ -93,7 +134,7 @@ class OptimisationConfig(Settings):
     batch_size: Positive = 16  # images a step, of all processes together; release, --batch_size of each of 4 GPUs
     cell: Positive = 4  # one random patch of each cell x cell block is looked at; release, stochastic_sampling
     ddp: Literal["averaged", "as_released"] = "averaged"  # as_released: one of four processes that never average
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp64", "fp32", "bf16", "fp16"] = "fp32"  # fp64: the same scores on every processor
     compiled: bool = False
     fast_losses: bool = True  # the exact fast forms of cause_lite.fast; false: the plain formulas, which need memory
 
@@ -102,7 +143,7 @@ class FitConfig(SettingsTree):
     """The settings of a fit; a wrong one raises UserError with its name and what it must be."""
 
     data: DataConfig = DataConfig()
-    backbone: str = "vit_small_patch8_224.dino"
+    backbone: BackboneConfig = BackboneConfig(name="vit_small_patch8_224.dino")
     seed: Count = 0
     clusterbook: ClusterbookConfig = ClusterbookConfig()
     head: HeadConfig = HeadConfig()

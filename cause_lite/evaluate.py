@@ -36,7 +36,7 @@ def evaluate(
     num_classes: int,
     refine: Refinement | None = None,
     images: np.ndarray | LazyRows | None = None,
-    batch_size: int = 20,
+    batch_size: int = 10,
 ) -> dict[str, ClusterMetrics]:
     """Score a split; processes share the batches.
 

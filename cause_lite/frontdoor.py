@@ -100,7 +100,7 @@ def threshold_cosines(
     """
     if kind == "cosine":
         return positive, negative
-    unit = F.normalize(codebook.detach().float(), dim=-1)
+    unit = F.normalize(codebook.detach(), dim=-1)
     first, second = torch.triu_indices(len(unit), len(unit), offset=1)
     cosines = np.quantile((unit @ unit.T)[first, second].cpu().numpy(), (positive, negative))
     return float(cosines[0]), float(cosines[1])

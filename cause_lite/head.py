@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cause_lite.mediator import quantize
 
@@ -24,6 +25,41 @@ def all_patches(features: Tensor) -> Tensor:
     return features
 
 
+class Dropout(nn.Dropout):
+    """Dropout whose masks on a CPU are the same on every kind of processor, which torch's own are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input, in training with a share `p` of it at 0 and the rest scaled up."""
+        if not self.training or not self.p or x.device.type != "cpu":
+            return super().forward(x)
+        return x * (torch.rand(x.shape) >= self.p) / (1 - self.p)
+
+
+class Attention(nn.Module):
+    """Attention of one head, with the parameters of torch's module, and with `Dropout` on its weights."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj, self.dropout = nn.Linear(dim, dim), Dropout(dropout)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def weights(self, queries: Float[Tensor, "b q d"], keys: Float[Tensor, "b p d"]) -> Float[Tensor, "b q p"]:
+        """Return how much each query reads from each place, which adds up to 1."""
+        (of_query, of_key, _), bias = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)[0]
+        scaled = F.linear(queries, of_query, bias) / queries.shape[-1] ** 0.5
+        # A bias of keys adds the same to all products of a query: its gradient would be rounding, enlarged by Adam.
+        return (scaled @ F.linear(keys, of_key).mT).softmax(dim=-1)
+
+    def forward(
+        self, queries: Float[Tensor, "b q d"], keys: Float[Tensor, "b p d"], values: Float[Tensor, "b p d"]
+    ) -> Float[Tensor, "b q d"]:
+        """Return what each query reads."""
+        read = F.linear(values, self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2])
+        return self.out_proj(self.dropout(self.weights(queries, keys)) @ read)
+
+
 class TwoBranch(nn.Module):
     """A linear branch plus a two-layer one, each on its own dropout of the input (STEGO's head)."""
 
@@ -31,7 +67,7 @@ class TwoBranch(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, reduced_dim)
         self.nonlinear = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "b p d"]) -> Float[Tensor, "b p r"]:
         """Return the sum of both branches."""
@@ -55,11 +91,10 @@ class ConceptDecoder(nn.Module):
 
     def __init__(self, dim: int, dropout: float, feedforward: int = 2048) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(dim, num_heads=1, dropout=dropout, batch_first=True)
-        self.cross_attention = nn.MultiheadAttention(dim, num_heads=1, dropout=dropout, batch_first=True)
+        self.self_attention, self.cross_attention = Attention(dim, dropout), Attention(dim, dropout)
         self.expand, self.contract = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -70,10 +105,10 @@ class ConceptDecoder(nn.Module):
     ) -> Float[Tensor, "b q d"]:
         """Let the selected concepts attend to all concepts, then to all features."""
         placed = concepts + position
-        mixed = self.self_attention(select(placed), placed, concepts, need_weights=False)[0]
+        mixed = self.self_attention(select(placed), placed, concepts)
         concepts, position = select(concepts), select(position.expand_as(concepts))
         concepts = self.norm1(concepts + self.dropout(mixed))
-        read = self.cross_attention(concepts + position, features, features, need_weights=False)[0]
+        read = self.cross_attention(concepts + position, features, features)
         concepts = self.norm2(concepts + self.dropout(read))
         wide = self.dropout(torch.relu(self.expand(concepts)))
         return self.norm3(concepts + self.dropout(self.contract(wide)))

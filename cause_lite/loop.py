@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lite import mediator
 from cause_lite.backbones.feature_store import PatchStore, shares
@@ -16,10 +17,12 @@ from cause_lite.config import FitConfig
 from cause_lite.head import Selection
 from cause_lite.runtime import parallel
 from cause_lite.runtime.device import to_device
-from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.journal import Journal, Stage, read_losses, steps_between_reads
 from cause_lite.runtime.learner import Learner
-from cause_lite.runtime.losses import read_losses, steps_between_reads
+from cause_lite.runtime.precision import drawn_in_double, working_type
 from cause_lite.runtime.progress import track
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class Session:
     generator: torch.Generator
     device: torch.device
     journal: Journal = field(default_factory=Journal)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of parameters, vectors and losses."""
+        return working_type(self.config.optimisation.precision)
+
+    def build(self, make: Callable[[], Module]) -> Module:
+        """Return a new module on the device, in the fit's type; on every processor its weights start alike."""
+        with drawn_in_double():
+            return make().to(self.device, self.dtype)
 
 
 def training_order(count: int, config: FitConfig, epochs: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -95,7 +108,7 @@ def optimise(
     left = batches[len(stage.losses) :]
     for numbers, batch in track(shares(store, left, session.device), name, total=len(left)):
         learner.set_rates(stage.steps // steps_per_epoch)
-        loss = loss_of(numbers, batch)
+        loss = loss_of(numbers, batch.to(session.dtype))
         stage.unread.append(parallel.mean(loss))
         if len(stage.unread) == steps_between_reads(session.device) or stage.steps == len(batches):
             stage.settle()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -14,6 +16,7 @@ from cause_lite.datasets.picture_files import Reading, as_pictures, is_batch, la
 from cause_lite.head import Head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError
+from cause_lite.runtime.precision import working_type
 
 
 class Segmenter(nn.Module):
@@ -42,13 +45,20 @@ class Segmenter(nn.Module):
         self.size, self.classes, self.reading = size, classes, Reading()
         self.cluster_names: tuple[str, ...] = ()
 
+    def in_precision(self, precision: str) -> Segmenter:
+        """Compute in `fp64` or `fp32` from here on, the backbone too, and return the segmenter itself."""
+        self.to(working_type(precision))
+        if self.backbone is not None:
+            self.backbone.prepare(precision)
+        return self
+
     @torch.no_grad()
     def segment_features(
         self, features: Float[Tensor, "b p d"], mirrored: Tensor | None = None
     ) -> Float[Tensor, "b r h w"]:
         """Return the head's output as a map; with features of the mirror images, the mean of both views."""
         side = round(features.shape[1] ** 0.5)
-        maps = self.head.eval()(features.float()).transpose(1, 2).unflatten(2, (side, side))
+        maps = self.head.eval()(features.to(self.codebook.dtype)).transpose(1, 2).unflatten(2, (side, side))
         if mirrored is None:
             return maps
         return (maps + self.segment_features(mirrored).flip(3)) / 2
@@ -66,14 +76,15 @@ class Segmenter(nn.Module):
             raise UserError("this segmenter has no backbone; set `segmenter.backbone = load_backbone(NAME)`")
         tiling = plan_tiles(image.shape[:2], self.size, backbone.patch, scale)
         both_views = lambda tiles: self.segment_features(backbone(tiles), backbone(tiles.flip(3)))  # noqa: E731
-        return tiled_maps(both_views, image, tiling, self.codebook.device)
+        return tiled_maps(both_views, image, tiling, self.codebook.device, backbone.dtype)
 
     @torch.no_grad()
     def segment(self, image: object, scale: float = 1.0, reading: Reading | None = None) -> np.ndarray:
         """Return the cluster of each pixel, (H, W), or (N, H, W) of a batch; the type's last value is an ignored pixel.
 
-        `image` is whatever `as_picture` reads, or a batch of it; without `reading`, it is read as the
-        training images were. The type is uint8 for up to 255 clusters, else uint16. Memory is some bytes a pixel.
+        `image` is whatever `datasets.picture_files.as_picture` reads, or a batch of it; without `reading`, it is read as the
+        training images were; what was decided about it is a warning. The type is uint8 for up to 255 clusters, else
+        uint16. Memory is some bytes a pixel.
 
         Raises
         ------
@@ -83,6 +94,8 @@ class Segmenter(nn.Module):
         kind = label_type(len(self.cluster_probe.centres))
         labels = []
         for picture in as_pictures(image, reading or self.reading):
+            for note in picture.notes:
+                warnings.warn(note, stacklevel=3)  # two frames up, as `no_grad` wraps this one
             nearest = by_strips(self.maps(picture.rgb, scale), picture.rgb.shape[:2], self.similarities, largest)
             labels.append(picture.with_ignored(nearest.cpu().numpy().astype(kind)))
         return np.stack(labels) if is_batch(image) else labels[0]

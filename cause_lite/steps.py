@@ -41,7 +41,7 @@ def configured_modularity_loss(vectors: Tensor, codes: Tensor, config: FitConfig
 def fit_clusterbook(features: PatchStore, session: Session) -> tuple[Float[Tensor, "k d"], list[float]]:
     """Step 1: return the codebook learned from features (N, P, D), and the loss of each step."""
     settings = session.config.clusterbook
-    codes = nn.Parameter(initial_codebook(features, session.config, session.generator).to(session.device))
+    codes = nn.Parameter(initial_codebook(features, session).to(session.device, session.dtype))
 
     def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
         return configured_modularity_loss(draw_selection(batch, session)(batch), codes, session.config)
@@ -65,16 +65,21 @@ class HeadTraining:
 
     def __init__(self, features: PatchStore, codebook: Tensor, session: Session) -> None:
         settings, dim = session.config.head, features.shape[2]
-        head = build_head(settings.kind, dim, settings.reduced_dim, features.shape[1], codebook, settings.dropout)
+        sizes = dim, settings.reduced_dim, features.shape[1]
         width = settings.projection_dim or settings.reduced_dim
         self.session, self.settings, self.codebook = session, settings, codebook
-        self.student = ProjectedHead(head, settings.reduced_dim, settings.projection_dim).to(codebook.device)
+        self.student = session.build(
+            lambda: ProjectedHead(
+                build_head(settings.kind, *sizes, codebook, settings.dropout), sizes[1], settings.projection_dim
+            )
+        )
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).train(settings.teacher_dropout)
         if session.config.optimisation.compiled:
             self.student.head.reduce.compile()
         self.bank = None
         if settings.bank_capacity:
-            self.bank = frontdoor.ConceptBank(len(codebook), width, settings.bank_capacity, codebook.device)
+            bank = frontdoor.ConceptBank(len(codebook), width, settings.bank_capacity, codebook.device)
+            self.bank = bank.to(session.dtype)
         self.thresholds = frontdoor.threshold_cosines(
             codebook, settings.positive_threshold, settings.negative_threshold, settings.threshold_kind
         )
@@ -90,12 +95,12 @@ class HeadTraining:
             with torch.no_grad():
                 projected_teacher = self.teacher.projection(self.teacher.head(batch, select))  # (b, Q, J)
         self.selected = parallel.gather_tensors(select(batch))  # (B, Q, D)
-        self.projected_teacher = parallel.gather_tensors(projected_teacher.float())  # (B, Q, J)
+        self.projected_teacher = parallel.gather_tensors(projected_teacher.to(batch.dtype))  # (B, Q, J)
         projected: Tensor | tuple[Tensor, nn.Module]
         contrast: Callable[..., Tensor] = fast_contrast.concept_contrastive_loss
         projected = (reduced, student.projection) if settings.projection_dim else reduced
         if not self.session.config.optimisation.fast_losses:
-            contrast, projected = frontdoor.concept_contrastive_loss, student.projection(reduced.float())
+            contrast, projected = frontdoor.concept_contrastive_loss, student.projection(reduced.to(batch.dtype))
         arguments = self.selected, self.codebook, projected, self.projected_teacher, self.bank
         first = len(batch) * parallel.processes().process_index
         return contrast(*arguments, settings.temperature, *self.thresholds, first=first)
@@ -133,7 +138,7 @@ def fit_cluster_probe(segments: PatchStore, num_classes: int, session: Session) 
     By `probe.objective`: maximise modularity within images, or the mean cosine over all patches.
     """
     settings = session.config.probe
-    probe = initial_probe(lambda: segments, num_classes, session.config, session.generator).to(session.device)
+    probe = initial_probe(lambda: segments, num_classes, session)
 
     def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
         if settings.objective == "cosine":
@@ -152,7 +157,7 @@ def fit_linear_probe(
     With `unit`, the vectors are scaled to length 1 first.
     """
     settings, side = session.config.probe, round(segments.shape[1] ** 0.5)
-    probe = LinearProbe(num_classes, segments.shape[2]).to(session.device)
+    probe = session.build(lambda: LinearProbe(num_classes, segments.shape[2]))
 
     def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
         target = to_device(patch_labels(labels[numbers.numpy()], side), session.device)
@@ -169,7 +174,7 @@ Probes = tuple[ClusterProbe, LinearProbe, dict[str, list[float]]]
 def fit_probes(head: Head, features: PatchStore, train: Split, session: Session) -> Probes:
     """Step 3 on a finished head: return both probes and the losses by name."""
     classes = len(train.classes)
-    linear, losses = LinearProbe(classes, session.config.head.reduced_dim).to(session.device), list[float]()
+    linear, losses = session.build(lambda: LinearProbe(classes, session.config.head.reduced_dim)), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         segments = module_outputs(head, features, Path(folder), output_type(session.config))
         clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cause_lite.backbones import Backbone, cached_features
-from cause_lite.backbones.feature_use import output_type, readings_of
+from cause_lite.backbones.feature_use import output_type
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.head import Head
 from cause_lite.loop import Session
-from cause_lite.runtime.device import deterministic
+from cause_lite.runtime.device import deterministic, seed_all, state_kept
 from cause_lite.runtime.files import UserError
-from cause_lite.runtime.journal import Journal
-from cause_lite.runtime.losses import NotFiniteError
+from cause_lite.runtime.journal import Journal, NotFiniteError
 from cause_lite.runtime.progress import Stopwatch
-from cause_lite.runtime.randomness import seed_all, state_kept
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
 
@@ -61,16 +59,18 @@ def fit(
     """
     flow = config.probe.label_flow
     if flow != "clean" and third_step is fit_probes:
-        raise UserError(f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.lab.label_flow.fit")
+        raise UserError(
+            f"probe.label_flow: {flow!r} needs its own third step; fit it by cause_lite.methods.as_released.fit"
+        )
     if config.head.clip_with_labels and second_step is fit_head:
-        raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.lab.label_flow.fit")
+        raise UserError("head.clip_with_labels needs its own second step; fit it by cause_lite.methods.as_released.fit")
     clock, device = Stopwatch(), backbone.mean.device
     try:
         with state_kept(), deterministic(device):
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
             note = f"Features of {train.name}/{train.split}"
             output_bytes = config.head.reduced_dim * output_type(config).itemsize
-            features = cached_features(backbone, train.images, note, readings_of(config), output_bytes)
+            features = cached_features(backbone, train.images, note, output_bytes)
             clock.lap("features")
             session = Session(config, seed_all(config.seed), device, journal)
             codebook, clusterbook_losses = fit_clusterbook(features, session)

@@ -13,7 +13,7 @@ import typer
 from test_commands import call
 
 import cause_lite
-from cause_lite.commands.app import app
+from cause_lite.cli import app
 
 PACKAGE = Path(cause_lite.__file__).parent
 FOREIGN = {  # options of other programs that the package starts or names

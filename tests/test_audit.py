@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from conftest import quick_config
+from PIL import Image
+from test_commands import call
+from user_inputs import classes, labelled_folder
 
 from cause_lite.head import MLPHead, TRHead
-from cause_lite.lab import studies
 from cause_lite.lab.audit import audit, labelled_leaves, leaves
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 from cause_lite.probe import LinearProbe, labelled_loss
 from cause_lite.runtime.files import UserError
 
@@ -96,6 +96,16 @@ def test_an_audit_without_labels_or_of_equal_labels_is_refused(few_scenes, small
         audit(quick_config({"head.kind": "mlp"}), few_scenes.with_labels(same), small_backbone)
 
 
+def test_a_folder_is_audited_on_a_backbone_that_is_centred_on_it(tmp_path, monkeypatch, capsys):
+    folder = labelled_folder(tmp_path / "streets", lambda number: Image.fromarray(classes(number)), count=4)
+    settings = ["backbone.name=scenes", "data.size=64", "head.epochs=1", "probe.epochs=1", "clusterbook.concepts=16"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    status, printed = call(
+        monkeypatch, capsys, "audit", "--data", folder, "--images", 3, "--set", "backbone.margin=0", *words
+    )
+    assert status == 0 and "3 images" in printed and "Clean: labels reach the linear probe" in printed
+
+
 def test_leaves_are_the_parameters_a_loss_depends_on():
     a, b, c = (torch.nn.Parameter(torch.randn(2)) for _ in range(3))
     found = {id(leaf) for leaf in leaves((a * b.detach() + c.exp()).sum())}
@@ -112,60 +122,6 @@ def test_only_labelled_losses_are_walked():
     with labelled_leaves() as reached:
         labelled_loss(linear(head(torch.ones(5, 4))), torch.zeros(5, dtype=torch.long))
     assert set(reached) == {id(value) for value in linear.parameters()}
-
-
-def test_relabelling_keeps_what_it_says():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, (20, 4, 4)).astype(np.int16)
-    images = studies.permuted_images(labels, np.random.default_rng(1))
-    assert sorted(map(bytes, images)) == sorted(map(bytes, labels)) and not np.array_equal(images, labels)
-    pixels = studies.permuted_pixels(labels, np.random.default_rng(1))
-    assert not np.array_equal(pixels, images)
-    assert np.array_equal(np.sort(pixels.reshape(20, -1)), np.sort(images.reshape(20, -1)))
-    few = studies.keep(0.1)(labels, np.random.default_rng(1))
-    assert ((few != -1).any(axis=(1, 2))).sum() == 2
-
-
-def test_arms_are_compared_with_the_detached_loop_where_it_was_run():
-    arms = {name for name, *_ in studies._label_arms(quick_config())}
-    assert {name: studies.label_base(name, arms) for name in ("clean", "detached", "as-released", "share-0.1")} == {
-        "clean": "clean",
-        "detached": "clean",
-        "as-released": "detached",
-        "share-0.1": "detached",
-    }
-    assert studies.label_base("as-released", {"clean"}) == "clean"
-    assert studies.label_base("tight-clip-with-labels", arms) == "tight-clip"
-
-
-def test_arms_of_a_pair_differ_in_one_setting():
-    configs = {
-        name: config.model_dump() for name, _, config, relabel in studies._label_arms(quick_config()) if not relabel
-    }
-    for name, wanted in (("as-released", {"label_flow"}), ("clip-with-labels", {"clip_with_labels"})):
-        base = configs[studies.label_base(name, set(configs))]
-        different = {k for g in ("head", "probe") for k in base[g] if base[g][k] != configs[name][g][k]}
-        assert different == wanted
-
-
-def test_a_study_goes_on_with_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "project_dir", lambda: tmp_path)
-    done = []
-
-    def work(number: int) -> dict:
-        done.append(number)
-        return {"miou": float(number), "config": config.replace({"seed": number}).model_dump()}
-
-    config = quick_config({"head.kind": "mlp"})
-    runs = [studies.Run(str(n), f"run {n}", config.replace({"seed": n}), lambda n=n: work(n)) for n in range(3)]
-    keys = [run.key for run in runs]
-    assert keys[0].startswith("mlp/0/0")
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs[:2]))] == keys[:2]
-    assert [key for key, _ in studies.run_study("ablations", "scenes", iter(runs))] == keys[2:]
-    assert done == [0, 1, 2] and len(studies.read_study("ablations", "scenes")) == 3
-    other = dataclasses.replace(runs[1], config=runs[1].config.replace({"head.epochs": 77}))
-    with pytest.raises(UserError, match=rf"{keys[1]} was made with other settings \(head.epochs was .* and is 77\)"):
-        list(studies.run_study("ablations", "scenes", iter([other])))
 
 
 def test_heads_have_as_many_tensors_as_released():

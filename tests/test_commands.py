@@ -13,7 +13,7 @@ from PIL import Image
 
 from cause_lite import checkpoints, datasets
 from cause_lite.cli import main
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime import files
 from cause_lite.runtime.files import UserError, write_whole
 
@@ -119,9 +119,13 @@ def test_a_giant_image_is_refused_before_it_is_decoded(model, tmp_path, monkeypa
         (["reproduce", "typo/row", "--rehearse"], "leave out 'typo/row'"),
         (["reproduce", "scenes", "--as-released"], "are for published rows"),
         (["reproduce", "scenes", "--device", "cpu"], "leave --device out"),
-        (["reproduce", "scenes-coarse"], "no table named 'scenes-coarse'; choose from camvid, scenes"),
-        (["study", "labels", "scenes", "--only", "typo"], "--only typo: no such run; choose from as-released"),
+        (
+            ["reproduce", "scenes-coarse"],
+            "no data set 'scenes-coarse' in this study; must be one of scenes, msrc, camvid",
+        ),
+        (["study", "leak", "scenes", "--only", "typo"], "study leak: no arm named typo; must be one of clean"),
         (["pretrain", "scenes", "--steps", "0"], "--steps"),
+        (["pretrain", "scenes", "--device", "abacus"], "abacus"),
     ],
 )
 def test_unknown_names_get_one_line(monkeypatch, capsys, tmp_path, words, named):

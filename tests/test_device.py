@@ -10,9 +10,9 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.fast.contrast import concept_contrastive_loss
 from cause_lite.fast.modularity import shared_concept
 from cause_lite.frontdoor import ConceptBank
-from cause_lite.lab.label_flow import fit
 from cause_lite.mediator import modularity_loss
-from cause_lite.runtime import randomness
+from cause_lite.methods.as_released import fit
+from cause_lite.runtime import device
 from cause_lite.runtime.device import choose_device, device_name
 
 DEVICES = sorted({"cpu", choose_device("auto").type})
@@ -95,10 +95,10 @@ class OtherDevice:
         self.state = state.clone()
 
 
-@pytest.mark.parametrize("block", [randomness.state_kept, lambda: randomness.seeded(3)])
+@pytest.mark.parametrize("block", [device.state_kept, lambda: device.seeded(3)])
 def test_the_state_of_every_device_returns_after_a_block(block, monkeypatch):
     other = OtherDevice()
-    monkeypatch.setattr(randomness, "_accelerators", lambda: iter([("other", other)]))
+    monkeypatch.setattr(device, "_random_modules", lambda: {"cpu": torch, "other": other})
     before = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), block():
         torch.rand(3)

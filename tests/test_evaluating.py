@@ -136,6 +136,18 @@ def test_another_folder_is_matched_anew(run, labelled, tmp_path):
         evaluate_run(run, Evaluating(data="atlantis"), "cpu")
 
 
+def test_two_folders_of_one_name_have_scores_of_their_own(run, tmp_path):
+    files = {"scores.json"}
+    for number, parent in enumerate(("here", "there")):
+        other = labelled_folder(tmp_path / parent / "other", two_classes, count=3 + number)
+        for _ in range(2):
+            evaluate_run(run, Evaluating(data=str(other)), "cpu")
+    evaluate_run(run, device="cpu")
+    found = {file.name: read_json(file)["images"] for file in run.glob("scores*.json")}
+    assert len(found) == 3 and files < found.keys() and found["scores-other.json"] == 3
+    assert sorted(found.values()) == [3, 4, 6]
+
+
 def test_a_linear_probe_of_other_classes_is_not_scored(run, tmp_path):
     """As many classes, but other ones."""
     other = labelled_folder(tmp_path / "other", grey, count=6)

@@ -6,9 +6,9 @@ import runpy
 import numpy as np
 import pytest
 import torch
+from exercises import checkers
 from scipy.optimize import linear_sum_assignment
 
-from cause_lite.pages import exercises
 from cause_lite.runtime.files import project_dir
 
 BOOK = project_dir() / "book"
@@ -86,7 +86,7 @@ WRONG = [
 
 
 def checker_of(function: str):
-    return getattr(exercises, f"check_{function}")
+    return getattr(checkers, f"check_{function}")
 
 
 def sections_of(chapter: str) -> str:
@@ -114,8 +114,8 @@ def test_an_empty_or_raising_answer_is_told_apart(function):
 
 
 def test_every_checker_has_a_chapter():
-    checkers = {name.removeprefix("check_") for name in vars(exercises) if name.startswith("check_")}
-    assert checkers == set(FUNCTIONS.values())
+    checked = {name.removeprefix("check_") for name in vars(checkers) if name.startswith("check_")}
+    assert checked == set(FUNCTIONS.values())
 
 
 @pytest.mark.parametrize(("chapter", "function"), FUNCTIONS.items())
@@ -123,7 +123,8 @@ def test_a_chapter_asks_two_questions_a_function_and_an_experiment(chapter, func
     asked = sections_of(chapter)
     assert asked.count("```{dropdown} Answer") == 2
     assert f"def {function}(" in asked and "# your code here" in asked
-    assert f"exercises.check_{function}({function})" in asked
+    assert f"from exercises.checkers import check_{function}" in asked
+    assert f"\ncheck_{function}({function})" in asked
     assert "**Experiment" in asked and "minutes" in asked.split("**Experiment")[1]
     assert f"exercises/solutions/{chapter}.py" in asked
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cause_lite.backbones import load_backbone, pretrain_timed
+from cause_lite.backbones import load_backbone
 from cause_lite.datasets import photo_parts, photos
-from cause_lite.lab import cost, gpu_run
-from cause_lite.lab.gpu_stages import KERNELS
+from cause_lite.lab import cost, gpu_run, gpu_stages
 from cause_lite.lab.recipes import row, rows
+from cause_lite.runtime import parallel
 from cause_lite.runtime.files import UserError, read_json, write_json
 
 TINY = dataclasses.replace(gpu_run.MINIATURE, rows=("dino-b8-tr",))
@@ -70,21 +72,21 @@ def test_parts_that_are_missing_or_damaged_are_named(pool, tmp_path, monkeypatch
 def test_a_file_is_the_sum_of_its_parts(tmp_path_factory, content, largest):
     folder = tmp_path_factory.mktemp("parts")
     (folder / "state.pt").write_bytes(content)
-    parts = pretrain_timed.split_file(folder / "state.pt", folder, largest)
+    parts = photo_parts.split_file(folder / "state.pt", folder, largest)
     assert all(part.stat().st_size <= largest for part in parts)
     (folder / "state.pt").unlink()
-    pretrain_timed.join_parts(folder, folder / "state.pt")
+    photo_parts.join_parts(folder, folder / "state.pt")
     assert (folder / "state.pt").read_bytes() == content
     (folder / "state.pt").write_bytes(content[:largest])
-    pretrain_timed.split_file(folder / "state.pt", folder, largest)
-    pretrain_timed.join_parts(folder, folder / "state.pt")
+    photo_parts.split_file(folder / "state.pt", folder, largest)
+    photo_parts.join_parts(folder, folder / "state.pt")
     assert (folder / "state.pt").read_bytes() == content[:largest]
     if len(parts) > 1:
         (folder / "state.pt").write_bytes(content)
-        pretrain_timed.split_file(folder / "state.pt", folder, largest)
+        photo_parts.split_file(folder / "state.pt", folder, largest)
         parts[0].unlink()
         with pytest.raises(UserError, match=r"numbered from 00 without a gap, found \[1"):
-            pretrain_timed.join_parts(folder, folder / "state.pt")
+            photo_parts.join_parts(folder, folder / "state.pt")
 
 
 # The run.
@@ -98,7 +100,7 @@ def test_a_miniature_goes_through_everything_and_the_next_one_goes_on(pool, tmp_
     assert record["failed"] == {} and read_json(out / gpu_run.RECORD) == record
     stages = record["sections"]["dino-b8-tr"]["stages"]
     assert list(stages) == ["features", "clusterbook", "head", "cluster probe", "linear probe", "outputs"]
-    assert all(stage["crops_a_second"] > 0 and len(stage["kernels"]) == KERNELS for stage in stages.values())
+    assert all(stage["crops_a_second"] > 0 and len(stage["kernels"]) == gpu_stages.KERNELS for stage in stages.values())
     for name in ("modularity", "contrast"):
         assert record["sections"]["ratios"][name]["difference"] < 1e-4
     assert record["device"] and record["environment"]["torch"] and record["date"]
@@ -107,7 +109,7 @@ def test_a_miniature_goes_through_everything_and_the_next_one_goes_on(pool, tmp_
     assert load_backbone(str(out)).features(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 64, 24)
     for part in first["parts"]:
         (carried / part).write_bytes((out / part).read_bytes())
-    again = gpu_run.pretraining(TINY.recipe, out, "cpu", 0.0, carried)
+    again = gpu_run.pretraining(TINY.recipe, out, "cpu", time.monotonic(), carried)
     assert again["steps"] == first["steps"] + 1
 
 
@@ -119,6 +121,26 @@ def test_a_section_that_fails_is_noted_and_the_rest_goes_on(tmp_path, monkeypatc
     assert record["failed"]["ratios"].startswith("ZeroDivisionError")
     assert record["failed"]["pretraining"].startswith("UserError: photos: not packed")
     assert record["sections"].keys() == {"reading", "dino-b8-tr", "scaling"}
+
+
+@pytest.mark.parametrize("plan, options", [(gpu_run.MINIATURE, ["--miniature"]), (gpu_run.FULL, [])])
+def test_on_two_gpus_each_process_is_told_which_plan_it_is(monkeypatch, plan, options):
+    def launched(command: list[str], **_: object) -> None:
+        out = command.index("--out") + 1
+        assert "--nproc-per-node=2" in command and command[out + 1 :] == options
+        write_json(Path(command[out]) / gpu_run.RECORD, {"stages": {"head": 3.0}})
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(gpu_run.subprocess, "run", launched)
+    assert gpu_run.scaling(plan) == {"devices": 2, "stages": {"head": 3.0}}
+
+
+def test_processes_that_share_a_batch_take_equally_many_steps(monkeypatch):
+    """Each measures its own rate, but would wait for ever in a step that the others do not take."""
+    monkeypatch.setattr(parallel, "gather_objects", lambda steps: [steps, 2])
+    taken: list[int] = []
+    found = gpu_stages.measure_stage(taken.append, 4, torch.device("cpu"), gpu_stages.Extent(96, 1e-3, 1))
+    assert found["crops"] == 2 * 4 and 1 + 2 in taken and max(taken) <= 3
 
 
 # The projections.
@@ -151,6 +173,18 @@ def test_hours_follow_from_the_rates_of_a_record(tmp_path, monkeypatch):
     assert found.hours == pytest.approx(5 * 49_629 * each / 3600)
     assert found.hours != bench_hours and "640 crops" in bench_basis and "NVIDIA H100" in bench_basis
     assert cost.basis() == "at least 20,480 crops a stage on one a GPU, 2026-01-02"
+
+
+@pytest.mark.parametrize(
+    "backbone, sizes", [("dino-s8", (384, 8)), ("dinov2-b14", (768, 14)), ("dinov3-vits16", (384, 16))]
+)
+def test_a_backbones_name_says_its_sizes(backbone, sizes):
+    assert cost.sizes_of(backbone) == sizes
+
+
+def test_a_name_without_sizes_is_refused():
+    with pytest.raises(UserError, match=r"backbone photos: size unknown; .* as in s16"):
+        cost.sizes_of("photos")
 
 
 def test_projections_grow_with_the_work_and_keep_to_the_disk():

@@ -23,10 +23,10 @@ from cause_lite.fast import contrast as fast_contrast
 from cause_lite.fast import modularity as fast_modularity
 from cause_lite.initialise import initial_codebook, initial_probe
 from cause_lite.loop import Session
+from cause_lite.probe import ClusterProbe
 from cause_lite.runtime.files import UserError, read_torch
-from cause_lite.runtime.journal import Journal, Stage
+from cause_lite.runtime.journal import Journal, NotFiniteError, Stage
 from cause_lite.runtime.learner import Learner
-from cause_lite.runtime.losses import NotFiniteError
 
 CPU = torch.device("cpu")
 
@@ -261,7 +261,7 @@ def test_the_clusterbooks_loss_is_the_setting(objective, tmp_path):
     for fast in (True, False):
         changes = {"clusterbook.objective": objective, "clusterbook.temperature": 0.3, "optimisation.cell": 1}
         session = session_of(changes | {"optimisation.fast_losses": fast})
-        codes = initial_codebook(features, session.config, generator())
+        codes = initial_codebook(features, loop.Session(session.config, generator(), session.device)).float()
         losses = steps.fit_clusterbook(features, session)[1]
         wanted = steps.mediator.modularity_loss(features[:], codes, 0.3, objective)
         assert losses[0] == pytest.approx(wanted.item(), rel=1e-5)
@@ -273,7 +273,7 @@ def test_the_cluster_probes_loss_is_the_setting(objective, tmp_path):
     session = session_of({"probe.objective": objective, "optimisation.cell": 1, "head.reduced_dim": 6})
     losses = steps.fit_cluster_probe(features, 3, session)[1]
     torch.manual_seed(0)
-    probe = initial_probe(lambda: features, 3, session.config, generator())
+    probe = initial_probe(lambda: features, 3, loop.Session(session.config, generator(), session.device))
     modular = steps.mediator.modularity_loss(features[:], probe.centres)
     wanted = probe.loss(features[:]) if objective == "cosine" else modular
     assert losses[0] == pytest.approx(wanted.item(), rel=1e-5)
@@ -284,7 +284,7 @@ def test_the_cluster_probes_loss_is_the_setting(objective, tmp_path):
 
 def beginning(init: str, features: PatchStore, seed: int = 0, concepts: int = 6) -> Tensor:
     config = quick_config({"clusterbook.init": init, "clusterbook.concepts": concepts})
-    return initial_codebook(features, config, generator(seed))
+    return initial_codebook(features, loop.Session(config, generator(seed), torch.device("cpu")))
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_codes_of_kmeans_are_centres_of_unit_vectors(tmp_path):
     lengths = torch.arange(1.0, 10).view(1, 9, 1).expand(8, 9, 4)
     vectors = torch.eye(4)[torch.arange(72).view(8, 9) % 3] * lengths
     codes = beginning("kmeans", stored(vectors, tmp_path), concepts=3)
-    torch.testing.assert_close(codes[codes.argmax(1).argsort()], torch.eye(4)[:3])
+    torch.testing.assert_close(codes[codes.argmax(1).argsort()], torch.eye(4)[:3].double())
 
 
 @pytest.mark.parametrize("init", ["uniform", "patches", "kmeans"])
@@ -325,13 +325,17 @@ def test_codes_are_drawn_by_the_generator_alone(init, features):
 
 def test_a_probe_begins_at_noise_or_at_centres_of_the_outputs(features):
     """Noise reads no output."""
-    config = quick_config({"head.reduced_dim": 4})
-    noise = initial_probe(lambda: pytest.fail("noise reads no output"), 3, config, generator())
+
+    def begun(init: str, outputs: Callable[[], PatchStore]) -> ClusterProbe:
+        settings = quick_config({"head.reduced_dim": 4, "probe.init": init})
+        return initial_probe(outputs, 3, loop.Session(settings, generator(), torch.device("cpu")))
+
+    noise = begun("uniform", lambda: pytest.fail("noise reads no output"))
     assert noise.centres.shape == (3, 4) and noise.centres.abs().max() <= 1 / 3
-    centred = initial_probe(lambda: features, 3, config.replace({"probe.init": "kmeans"}), generator())
-    again = initial_probe(lambda: features, 3, config.replace({"probe.init": "kmeans"}), generator())
-    assert torch.equal(centred.centres, again.centres) and centred.centres.requires_grad
-    assert 0.5 < centred.centres.norm(dim=1).min() <= centred.centres.norm(dim=1).max() < 1.01
+    for init in ("kmeans", "minibatch"):
+        centred, again = begun(init, lambda: features), begun(init, lambda: features)
+        assert torch.equal(centred.centres, again.centres) and centred.centres.requires_grad
+        assert 0.5 < centred.centres.norm(dim=1).min() <= centred.centres.norm(dim=1).max() < 1.01
 
 
 # The whole fit.

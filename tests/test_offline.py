@@ -52,7 +52,7 @@ def test_no_import_asks_the_network(tmp_path):
 def test_no_fit_or_prediction_asks_the_network(tmp_path):
     code = (
         "from conftest import few_images, quick_config, random_backbone\n"
-        "from cause_lite.lab.label_flow import fit\nimport cause_lite\n"
+        "from cause_lite.methods.as_released import fit\nimport cause_lite\n"
         "fit(quick_config({'head.kind': 'mlp'}), few_images(), random_backbone())\n"
         "cause_lite.load('scenes').segment(few_images().images[0])\n"
     )

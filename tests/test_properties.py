@@ -29,6 +29,8 @@ from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe, LinearProbe
 
 seeds = st.integers(0, 2**31 - 1)
+dtypes = st.sampled_from([torch.float32, torch.float64])
+CLOSE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-9, "atol": 1e-10}}
 
 
 def drawn(seed: int, *shape: int, dtype=torch.float64) -> torch.Tensor:
@@ -40,29 +42,30 @@ def contrastive_inputs(seed: int, dtype=torch.float64) -> dict[str, torch.Tensor
     return {name: drawn(seed + i, *shape, dtype=dtype) for i, (name, shape) in enumerate(shapes.items())}
 
 
-@given(seeds, st.integers(2, 12), st.sampled_from([1, 4, 96, 97, 400]), st.floats(0, 3))
-def test_modularity_equals_the_plain_formula(seed, patches, concepts, likeness):
+@given(seeds, st.integers(2, 12), st.sampled_from([1, 4, 96, 97, 400]), st.floats(0, 3), dtypes)
+def test_modularity_equals_the_plain_formula(seed, patches, concepts, likeness, dtype):
     """With few and many concepts, and patches so alike that the strongest concepts do not settle a pair."""
-    features = drawn(seed, 2, patches, 5) + likeness
-    codebooks = [(drawn(seed + 1, concepts, 5) + likeness).requires_grad_() for _ in range(2)]
+    features = drawn(seed, 2, patches, 5, dtype=dtype) + likeness
+    codebooks = [(drawn(seed + 1, concepts, 5, dtype=dtype) + likeness).requires_grad_() for _ in range(2)]
     ways = (fast_modularity.shared_concept, shared_concept)
     losses = [modularity_loss(features, c, 0.1, shared_concept=way) for way, c in zip(ways, codebooks, strict=True)]
     for loss in losses:
         loss.backward()
-    torch.testing.assert_close(*losses)
-    torch.testing.assert_close(*(c.grad for c in codebooks))
+    torch.testing.assert_close(*losses, **CLOSE[dtype])
+    torch.testing.assert_close(*(c.grad for c in codebooks), **CLOSE[dtype])
 
 
-@given(seeds, st.integers(1, 3), st.sampled_from([3, 40]), st.integers(1, 5), st.booleans())
-@example(seed=10056724, images=1, width=3, chunk=1, with_bank=False)  # a patch with neither positives nor negatives
-def test_contrast_equals_the_plain_formula(seed, images, width, chunk, with_bank):
+@given(seeds, st.integers(1, 3), st.sampled_from([3, 40]), st.integers(1, 5), st.booleans(), dtypes)
+@example(10056724, 1, 3, 1, False, torch.float64)  # a patch with neither positives nor negatives
+def test_contrast_equals_the_plain_formula(seed, images, width, chunk, with_bank, dtype):
     """Given the projections, and given what they are computed from; value and gradients."""
-    features, codebook = drawn(seed, images, 6, 5), drawn(seed + 1, 4, 5)
-    teacher, bank = drawn(seed + 2, images, 6, width), (drawn(seed + 3, 7, width), torch.arange(7) % 4)
+    drawn_as = partial(drawn, dtype=dtype)
+    features, codebook = drawn_as(seed, images, 6, 5), drawn_as(seed + 1, 4, 5)
+    teacher, bank = drawn_as(seed + 2, images, 6, width), (drawn_as(seed + 3, 7, width), torch.arange(7) % 4)
     found = []
     for form in ("plain", "projected", "pair"):
-        inputs, linear = drawn(seed + 4, images, 6, 2).requires_grad_(), torch.nn.Linear(2, width, dtype=torch.float64)
-        linear.load_state_dict({"weight": drawn(seed + 5, width, 2), "bias": drawn(seed + 6, width)})
+        inputs, linear = drawn_as(seed + 4, images, 6, 2).requires_grad_(), torch.nn.Linear(2, width, dtype=dtype)
+        linear.load_state_dict({"weight": drawn_as(seed + 5, width, 2), "bias": drawn_as(seed + 6, width)})
         fast = partial(fast_contrast.concept_contrastive_loss, chunk=chunk)
         contrast = concept_contrastive_loss if form == "plain" else fast
         projected = (inputs, linear) if form == "pair" else linear(inputs)
@@ -71,7 +74,8 @@ def test_contrast_equals_the_plain_formula(seed, images, width, chunk, with_bank
         found.append((loss, inputs.grad, linear.weight.grad, linear.bias.grad))
     for other in found[1:]:
         for ours, plain in zip(other, found[0], strict=True):
-            torch.testing.assert_close(ours, plain)
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours, plain, **CLOSE[dtype])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "tr"])
@@ -207,25 +211,28 @@ def test_sampling_keeps_one_patch_of_each_cell():
 
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(1, 7))
 def test_processes_share_a_contrast(seed, processes, images, with_bank, chunk):
-    """The mean over processes, each with its part of the anchors and all keys, is the whole batch's loss and slope."""
+    """The mean over processes, each with its part of the anchors and all keys, is the whole batch's loss and slope.
+
+    Also where no key of a chunk is a patch of the process's anchors, and the projection's slope is wanted.
+    """
     count = processes * images
     features, codebook = drawn(seed, count, 4, 5), drawn(seed + 1, 4, 5)
     teacher, bank = drawn(seed + 2, count, 4, 6), (drawn(seed + 3, 7, 6), torch.arange(7) % 4)
-    losses, slopes = [], []
+    found = []
     fast = partial(fast_contrast.concept_contrastive_loss, chunk=chunk)
-    for contrast, parts in itertools.product((concept_contrastive_loss, fast), (1, processes)):
-        projected = drawn(seed + 4, count, 4, 6).requires_grad_()
-        terms = [
-            contrast(features, codebook, part, teacher, bank if with_bank else None, first=i * count // parts)
-            for i, part in enumerate(projected.split(count // parts))
-        ]
+    for form, parts in itertools.product(("plain", "projected", "pair"), (1, processes)):
+        inputs, linear = drawn(seed + 4, count, 4, 2).requires_grad_(), torch.nn.Linear(2, 6, dtype=torch.float64)
+        linear.load_state_dict({"weight": drawn(seed + 5, 6, 2), "bias": drawn(seed + 6, 6)})
+        contrast, terms = concept_contrastive_loss if form == "plain" else fast, []
+        for i, part in enumerate(inputs.split(count // parts)):
+            projected, stored = (part, linear) if form == "pair" else linear(part), bank if with_bank else None
+            terms.append(contrast(features, codebook, projected, teacher, stored, first=i * count // parts))
         loss = torch.stack(terms).mean()
         loss.backward()
-        losses.append(loss)
-        slopes.append(projected.grad)
-    for loss, slope in zip(losses[1:], slopes[1:], strict=True):
-        torch.testing.assert_close(loss, losses[0])
-        torch.testing.assert_close(slope, slopes[0])
+        found.append((loss, inputs.grad, linear.weight.grad, linear.bias.grad))
+    for other in found[1:]:
+        for value, wanted in zip(other, found[0], strict=True):
+            torch.testing.assert_close(value, wanted, **CLOSE[torch.float64])
 
 
 @given(seeds)

@@ -19,7 +19,8 @@ from cause_lite.metrics import ClusterMetrics
 from cause_lite.probe import ClusterProbe
 
 CASES = pytest.mark.parametrize("case", [0, 1, 2])
-CLOSE = 1e-5
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+CLOSE = 1e-5  # of values that were published in float32
 CONTRASTS = {
     "plain": concept_contrastive_loss,
     "fast, 5 keys at once": partial(fast_contrast.concept_contrastive_loss, chunk=5),
@@ -27,10 +28,15 @@ CONTRASTS = {
 }
 
 
+def widened(given: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in given.items()}
+
+
 @CASES
+@DTYPES
 @pytest.mark.parametrize("way", [shared_concept, fast_modularity.shared_concept])
-def test_modularity(reference, case, way):
-    given = reference(f"modularity_{case}")
+def test_modularity(reference, case, way, dtype):
+    given = widened(reference(f"modularity_{case}"), dtype)
     codebook = given["codebook"].requires_grad_()
     graph, total = modularity_matrix(given["feat"])
     loss = modularity_loss(given["feat"], codebook, float(given["temp"]), shared_concept=way)
@@ -57,10 +63,11 @@ def test_sample_grid(reference, case):
 
 
 @CASES
+@DTYPES
 @pytest.mark.parametrize("kind", ["nobank", "bank"])
 @pytest.mark.parametrize("form", CONTRASTS)
-def test_contrastive_loss(reference, case, kind, form):
-    given = reference(f"contrastive_{kind}_{case}")
+def test_contrastive_loss(reference, case, kind, form, dtype):
+    given = widened(reference(f"contrastive_{kind}_{case}"), dtype)
     projected = given["proj"].requires_grad_()
     loss = CONTRASTS[form](
         given["feat"],

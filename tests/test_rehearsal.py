@@ -27,6 +27,6 @@ def test_every_row_runs(tmp_path, monkeypatch):
     for row in rows():
         (record,) = reproduce.read_records(row, rehearsed=True)
         assert record["published"] == row.published and np.sum(record["confusion"]) > 0
-        assert record["config"]["backbone"] == row.config.backbone
+        assert record["config"]["backbone"] == row.config.backbone.name
         assert record["config"]["head"]["kind"] == row.config.head.kind
     assert not any(list(reproduce.read_records(row)) for row in rows())

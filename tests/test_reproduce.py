@@ -16,7 +16,7 @@ from cause_lite.commands import experiment
 from cause_lite.lab import rehearsal, reproduce
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.recipes import row, rows
-from cause_lite.pages import tables
+from cause_lite.pages import published
 from cause_lite.runtime.files import UserError, write_json
 
 
@@ -130,15 +130,15 @@ def test_a_rehearsal_is_never_taken_for_a_result(tmp_path, monkeypatch):
 def test_a_table_asks_for_what_was_not_run(tmp_path, monkeypatch):
     """Three kinds of run a row, and nothing once each has a record; hours of those whose stages were timed."""
     monkeypatch.setattr(reproduce, "project_dir", lambda: tmp_path)
-    asked = tables.missing_table("cityscapes")
+    asked = published.missing_table("cityscapes")
     assert len(asked) == 3 * len(rows("cityscapes")) and asked["hours a seed"].dropna().gt(0).all()
     assert asked["hours a seed"].isna().equals(asked["command"].str.contains("--as-released"))
     run = {"rehearsal": False, "seed": 0, "miou": 1.0, "pacc": 2.0, "date": "2026-01-02T03:04:05", "device": "cpu"}
     for of, kind in itertools.product(rows("cityscapes"), reproduce.KINDS):
         reproduce.write_record(run | {"row": of.key, "kind": kind})
-    assert tables.missing_table("cityscapes").empty
-    assert set(tables.published_table("cityscapes")["our clean run"]) == {"1.0 / 2.0"}
-    addresses = tables.runs_table("cityscapes")["record"]
+    assert published.missing_table("cityscapes").empty
+    assert set(published.published_table("cityscapes")["our clean run"]) == {"1.0 / 2.0"}
+    addresses = published.runs_table("cityscapes")["record"]
     assert addresses.str.endswith("blob/main/data/records/rows/cityscapes/dino-s8-tr/clean-0.json").sum() == 1
 
 

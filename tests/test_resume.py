@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import quick_config
 
-from cause_lite.lab.label_flow import fit
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime.files import UserError, locked, read_torch
 from cause_lite.runtime.journal import Journal, StoppedError
 

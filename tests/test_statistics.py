@@ -8,15 +8,17 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cause_lite.lab.results import resampled_deviation
 from cause_lite.lab.statistics import (
     SEEDS_FOR_FINDING,
     SEEDS_FOR_INTERVAL,
     compared,
     family,
     holm,
-    image_deviation,
     paired_t,
+    unpaired,
 )
+from cause_lite.lab.study import packed
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=8)
 
@@ -155,11 +157,34 @@ def test_no_records_give_an_empty_table():
     assert len(compared({}, "clean")) == 0
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute``")
-def test_the_choice_of_images_moves_the_score_unless_they_are_alike():
+def test_more_images_leave_less_to_chance():
     rng = np.random.default_rng(0)
     varied = rng.integers(0, 50, (30, 4, 4))
-    alike = np.repeat(rng.integers(1, 50, (1, 4, 4)), 30, axis=0)
-    assert image_deviation(alike) == pytest.approx(0, abs=1e-9)
-    assert image_deviation(varied) > 0.1
-    assert image_deviation(varied[:10]) > image_deviation(varied)  # fewer images, more chance
+
+    def deviation(confusions: np.ndarray) -> float:
+        record = {"confusions": packed(confusions), "seed": 0, "supervised": False}
+        return resampled_deviation(record)
+
+    assert deviation(np.repeat(varied[:1], 30, axis=0)) == pytest.approx(0, abs=1e-9)
+    assert deviation(varied[:10]) > deviation(varied) > 0.1
+
+
+def test_frames_of_a_video_are_drawn_in_blocks():
+    """Ten scenes of three equal frames: single frames would pretend three times as many."""
+    scenes = np.random.default_rng(0).integers(0, 50, (10, 4, 4)).repeat(3, axis=0)
+    record = {"confusions": packed(scenes), "seed": 0, "supervised": False}
+    assert resampled_deviation(record, block=3) > 1.3 * resampled_deviation(record)
+
+
+def test_unpaired_means_are_told_apart_as_often_as_the_level_says():
+    rng, wrong, covered = np.random.default_rng(2), 0, 0
+    for _ in range(60):
+        found = unpaired(rng.normal(1, 1, 5), rng.normal(0, 2, 5))
+        covered += found.low <= 1 <= found.high
+        wrong += unpaired(rng.normal(0, 1, 4), rng.normal(0, 1, 5)).p_value <= 0.05
+    assert covered >= 52 and wrong <= 7
+
+
+def test_three_seeds_against_three_are_never_a_finding():
+    """Of 20 regroupings, two are as far apart as can be: the p-value is a tenth."""
+    assert unpaired(np.array([9.0, 10, 11]), np.array([1.0, 2, 3])).p_value == pytest.approx(0.1)

@@ -20,7 +20,7 @@ from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.checkpoints.released_files import head_state
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.lab import as_released
+from cause_lite.methods import as_released
 
 LabelledHeadTraining = as_released.LabelledHeadTraining
 CASES = pytest.mark.parametrize("case", ["mlp_0", "mlp_1", "tr_0", "tr_1"])

@@ -16,9 +16,8 @@ from cause_lite import loop, steps
 from cause_lite.backbones import PatchStore
 from cause_lite.fast import contrast
 from cause_lite.loop import Session
-from cause_lite.runtime import losses
-from cause_lite.runtime.journal import Journal
-from cause_lite.runtime.losses import NotFiniteError
+from cause_lite.runtime import journal as runtime_journal
+from cause_lite.runtime.journal import Journal, NotFiniteError
 
 WAITS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount")
 MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")
@@ -58,7 +57,7 @@ def test_the_counter_counts(work, waits):
 
 def ahead(patched: pytest.MonkeyPatch) -> None:
     """Take the forms of a device that works ahead."""
-    for module in (losses, contrast):
+    for module in (runtime_journal, contrast):
         patched.setattr(module, "works_ahead", lambda device: True)
 
 

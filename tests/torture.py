@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import tifffile
 import torch
+from accelerate.utils import patch_environment
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -41,10 +42,9 @@ from cause_lite.lab import recipes, rehearsal
 from cause_lite.pages import verify
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime import provenance
+from cause_lite.runtime.device import state_kept
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
 from cause_lite.runtime.journal import Journal, Stage
-from cause_lite.runtime.randomness import state_kept
-from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 SECONDS, MEGABYTES = 20.0, 1500.0  # what one case may take
@@ -172,7 +172,7 @@ def stage_file(name: str) -> Callable[[Path], Path]:
 
 def reads_split(name: str, folders_up: int) -> Callable[[Path], object]:
     def read(path: Path) -> object:
-        with environment_variables(CAUSE_DATA=str(path.parents[folders_up])):
+        with patch_environment(CAUSE_DATA=str(path.parents[folders_up])):
             split = datasets.load_split(name, "val", 32)
             return split.images[:], split.labels[:]
 
@@ -268,8 +268,8 @@ def reads_archive(path: Path) -> object:
 
 
 def expected_file(folder: Path) -> Path:
-    some = dict(list(read_json(verify.expected_path()).items())[:6])
-    write_json(folder / "expected.json", some)
+    whole = read_json(verify.expected_path())
+    write_json(folder / "expected.json", whole | {"numbers": dict(list(whole["numbers"].items())[:6])})
     return folder / "expected.json"
 
 
@@ -280,7 +280,7 @@ def reads_expected(path: Path) -> object:
 
 def record_file(folder: Path) -> Path:
     (folder / "records").mkdir()
-    entry = {"key": "a.b", "value": 1.5, "unit": "%", "kind": "score", "spread": 0.5, "seed": 0}
+    entry = {"key": "a.b", "value": 1.5, "unit": "%", "digits": 1, "spread": 0.5, "seed": 0}
     entry |= {"config_hash": "x", "commit": "c", "environment": {}}
     write_json(folder / "records" / "a.b.json", entry)
     return folder / "records" / "a.b.json"
@@ -297,7 +297,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def reads_weights(path: Path) -> object:
-    with environment_variables(CAUSE_DATA=str(path.parents[1])):
+    with patch_environment(CAUSE_DATA=str(path.parents[1])):
         return load_backbone("msn_vit_small_16")
 
 

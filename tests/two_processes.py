@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import Split
 from cause_lite.evaluate import evaluate
-from cause_lite.lab.label_flow import fit
 from cause_lite.lab.runs import plain_scores
+from cause_lite.methods.as_released import fit
 from cause_lite.runtime import parallel
 from cause_lite.runtime.files import write_json
 

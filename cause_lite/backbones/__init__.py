@@ -3,8 +3,7 @@
 Begin with `load_backbone` in `loading`, which finds a backbone by name, folder or timm name. `backbone` is what they
 share, `vit` and `convolutional` are the two kinds, `released` reads files that timm does not know, and `positions`
 resizes position embeddings. `feature_store` keeps the features of many images on disk, `kmeans` clusters them.
-`pretrain` makes a ViT from unlabelled images, `pretrain_photos` a ResNet from photographs, with `photo_views` and
-`photo_regions`; `photo_objectives` are others that it could learn from.
+`pretrain` makes small ones from unlabelled images.
 """
 
 from cause_lite.backbones.backbone import Backbone

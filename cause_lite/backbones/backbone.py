@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from cause_lite.runtime.precision import autocast
+from cause_lite.runtime.precision import autocast, working_type
 
 IMAGE_MEAN, IMAGE_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 Colour = tuple[float, ...]  # a value for each of red, green and blue
@@ -42,6 +42,7 @@ class Backbone(nn.Module):
 
     patch: int
     dim: int
+    precision: str = "fp32"
     mean: Tensor
     std: Tensor
 
@@ -57,9 +58,15 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return self.mean.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that images are computed in."""
+        return working_type(self.precision)
+
     def prepare(self, precision: str = "fp32", compiled: bool = False) -> None:
-        """Run in fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
+        """Run in fp64, fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
         self.precision, self.compiled = precision, compiled
+        self.to(self.dtype)
         self._network = torch.compile(self._plain) if compiled else self._plain
         if self.device.type != "cpu":  # images come with their channels last, and a GPU convolves them so
             self.to(memory_format=torch.channels_last)
@@ -71,7 +78,7 @@ class Backbone(nn.Module):
     def device_features(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n p d"]:
         """Return half-precision features of images that are on the backbone's device, and leave them there."""
         with autocast(self.precision, images.device):
-            return self(images.permute(0, 3, 1, 2).float() / 255).half()
+            return self(images.permute(0, 3, 1, 2).to(self.dtype) / 255).half()
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the features of an image, as hexadecimal digits.

@@ -22,10 +22,11 @@ class CentredBackbone(Backbone):
     def __init__(self, plain: Backbone, centre: Float[Tensor, " d"], name: str) -> None:
         super().__init__(plain.forward, name, (0.0,) * 3, (1.0,) * 3)
         self.plain, self.patch, self.dim = plain, plain.patch, plain.dim
+        self.precision, self.compiled = plain.precision, plain.compiled
         self.register_buffer("centre", centre.float())
 
     def prepare(self, precision: str = "fp32", compiled: bool = False) -> None:
-        """Run in fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
+        """Run in fp64, fp32, bf16 or fp16, and compiled or not, from here on; features differ in their last bits."""
         self.precision, self.compiled = precision, compiled
         for part in self.children():
             if isinstance(part, Backbone):
@@ -34,7 +35,7 @@ class CentredBackbone(Backbone):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
         """Return centred patch features of images with values in 0..1."""
-        return self.plain(images) - self.centre
+        return self.plain(images) - self.centre  # which is kept in single precision
 
     def features(self, images: np.ndarray) -> Float[Tensor, "n p d"]:
         """Return half-precision features of images (N, H, W, 3) uint8, on the CPU."""

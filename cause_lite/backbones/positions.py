@@ -27,21 +27,13 @@ def resize_positions(
     """Return position embeddings for another grid of patches, by bicubic interpolation without antialiasing.
 
     Along each axis, with s = (new side + offset) / old side, patch i reads the old positions at (i + 0.5) / s - 0.5
-    by the cubic kernel with a = -0.75; what lies outside repeats the border.
-
-    Parameters
-    ----------
-    positions
-        The class token's embedding, then those of a square grid of patches, row by row.
-    grid
-        Rows and columns of the wanted grid.
-    offset
-        What is added to the wanted side before it is divided, in patches.
+    by the cubic kernel with a = -0.75; what lies outside repeats the border. The class token's embedding comes first.
     """
     side = math.isqrt(positions.shape[1] - 1)
     if grid == (side, side):
         return positions
-    old = positions[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))  # (1, D, side, side)
+    wide = torch.promote_types(positions.dtype, torch.float32)
+    old = positions[:, 1:].to(wide).transpose(1, 2).unflatten(2, (side, side))  # (1, D, side, side)
     scale = [(count + offset) / side for count in grid]
     new = F.interpolate(old, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)  # (1, rows * columns, D)
     return torch.cat([positions[:, :1], new.to(positions.dtype)], 1)

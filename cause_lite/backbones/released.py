@@ -14,21 +14,11 @@ from cause_lite.runtime.files import UserError, read_torch
 
 @dataclass(frozen=True)
 class ReleasedEncoder:
-    """Where an encoder's file is, and what is particular to it.
-
-    Attributes
-    ----------
-    url
-        The authors' address of the file.
-    entry
-        The file's entry that holds the encoder's tensors.
-    position_offset
-        What the authors' code adds to a side when it resizes positions (see `positions`).
-    """
+    """Where an encoder's file is, and what is particular to it."""
 
     url: str
-    entry: str
-    position_offset: float = OFFSET
+    entry: str  # of the file that holds the encoder's tensors
+    position_offset: float = OFFSET  # what the authors' code adds to a side when it resizes positions; see `positions`
 
 
 RELEASED = {
@@ -44,13 +34,7 @@ ENCODER_NAMES = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")  
 
 
 def read_encoder(path: Path, entry: str) -> VisionTransformer:
-    """Return the plain ViT that a released file holds; its sizes are read off the shapes of its tensors.
-
-    Raises
-    ------
-    UserError
-        When the file is absent or damaged, lacks `entry`, or holds no plain ViT there.
-    """
+    """Return the plain ViT that a released file holds; its sizes are read off the shapes of its tensors."""
     tensors = _encoder_tensors(path, entry)
     try:
         width, patch = tensors["cls_token"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]

@@ -95,7 +95,11 @@ def _starts(length: int, size: int, patch: int) -> tuple[int, ...]:
 
 
 def tiled_maps(
-    view: Callable[[Tensor], Tensor], image: np.ndarray, tiling: Tiling, device: torch.device
+    view: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    tiling: Tiling,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 r h w"]:
     """Return one map of an image (H, W, 3) uint8 from the maps of its tiles, blended where they overlap.
 
@@ -105,8 +109,8 @@ def tiled_maps(
         Tiles (B, 3, S, S) in 0..1 -> their maps (B, R, s, s).
     image, tiling
         The image and its tiles.
-    device
-        Where `view` computes.
+    device, dtype
+        Where `view` computes, and in which type.
     """
     pixels, side = torch.from_numpy(tiling.scaled(image)).permute(2, 0, 1), tiling.size // tiling.patch
     weights = torch.from_numpy(tiling.weights()).to(device)
@@ -114,7 +118,7 @@ def tiled_maps(
     for start in range(0, len(tiling.places), BATCH):
         places = tiling.places[start : start + BATCH]
         tiles = torch.stack([pixels[:, y : y + tiling.size, x : x + tiling.size] for y, x in places])
-        maps = view(tiles.to(device).float() / 255)
+        maps = view(tiles.to(device, dtype) / 255)
         if len(tiling.places) == 1:
             return tiling.without_padding(maps)
         if not start:

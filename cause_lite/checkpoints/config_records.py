@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from urllib.parse import parse_qsl
+
 from cause_lite.config import FitConfig
 from cause_lite.runtime.settings import nested
 
@@ -48,8 +51,23 @@ RENAMED = {
 OFF_AT_ZERO = ("data.eval_size", "head.projection_dim", "head.bank_capacity", "head.clip", "probe.halve_every")
 
 
+def read_backbone(told: Any) -> Any:
+    """Return the settings of a backbone that were written behind its name: resnet18?levels=3,4 (a migration)."""
+    if not isinstance(told, str):
+        return told
+    name, mark, behind = told.partition("?")
+    given: dict[str, Any] = dict(parse_qsl(behind))
+    for key in given.keys() & {"patch", "untrained", "margin", "context"}:
+        given[key] = int(given[key])
+    if "levels" in given:
+        given["levels"] = [int(level) for level in given["levels"].split(",")]
+    return {"name": name} | given if mark else told
+
+
 def read_config(settings: dict) -> FitConfig:
     """Return the configuration of a record, flat or grouped. Raises UserError when it holds an unknown setting."""
+    if "backbone" in settings:
+        settings = settings | {"backbone": read_backbone(settings["backbone"])}
     if isinstance(settings.get("data"), dict):
         return FitConfig(**settings)
     named = {RENAMED.get(name, name): value for name, value in settings.items()}

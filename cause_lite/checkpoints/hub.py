@@ -8,54 +8,38 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from cause_lite.backbones.loading import CARDS
+from cause_lite.checkpoints.matching import MATCHING_FILE
+from cause_lite.checkpoints.onnx_export import CARD_FILE, NETWORK_FILE
+from cause_lite.checkpoints.segmenter_folder import SHAPE_FILE, WEIGHTS_FILE
 from cause_lite.runtime.files import UserError
 
-FILES = (
-    "segmenter.json",
-    "segmenter.safetensors",
-    "matching.json",
-    "README.md",
-    "backbone/vit.json",
-    "backbone/vit.safetensors",
-)
+BACKBONE_FILES = [
+    f"backbone/{Path(card).with_suffix(ending)}" for card in CARDS for ending in (".json", ".safetensors")
+]
+FILES = [SHAPE_FILE, WEIGHTS_FILE, MATCHING_FILE, "README.md", *BACKBONE_FILES]  # tensors and texts, nothing that runs
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:
-    """Upload a folder that `export` wrote, and return its address.
+    """Upload a folder that `export` wrote to OWNER/NAME on the Hub, and return its address.
 
-    Parameters
-    ----------
-    folder
-        The model folder.
-    name
-        OWNER/NAME on the Hub.
-    private
-        Keep the model private.
-
-    Raises
-    ------
-    UserError
-        When the folder is not exported, or the Hub refuses it.
+    Raises UserError when the folder is not exported, or the Hub refuses it.
     """
     folder = Path(folder)
-    if not (folder / "README.md").exists() or not (folder / "segmenter.json").exists():
+    if not (folder / "README.md").exists() or not (folder / SHAPE_FILE).exists():
         raise UserError(f"{folder}: is no exported folder; run `cause-lite export RUN {folder}` first")
-    return _call(name, lambda: _upload(folder, name, private))
 
+    def upload() -> str:
+        address = HfApi().create_repo(name, private=private, exist_ok=True)
+        HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*FILES, NETWORK_FILE, CARD_FILE])
+        return str(address)
 
-def _upload(folder: Path, name: str, private: bool) -> str:
-    api = HfApi()
-    address = api.create_repo(name, private=private, exist_ok=True)
-    api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(FILES))
-    return str(address)
+    return _call(name, upload)
 
 
 def download(name: str) -> Path:
-    """Return the local copy of the model OWNER/NAME: tensors, JSON and the card, nothing that runs.
-
-    Raises UserError when the Hub does not have it or cannot be reached.
-    """
-    return Path(_call(name, lambda: snapshot_download(name, allow_patterns=list(FILES))))
+    """Return the local copy of the model OWNER/NAME; raise UserError when the Hub does not have or give it."""
+    return Path(_call(name, lambda: snapshot_download(name, allow_patterns=FILES)))
 
 
 def _call(name: str, request: Callable[[], str]) -> str:

@@ -12,45 +12,19 @@ MATCHING_FILE = "matching.json"
 
 
 class ClusterMatch(BaseModel):
-    """How a cluster meets the classes of labelled images.
-
-    Attributes
-    ----------
-    cluster
-        Its number.
-    one_to_one
-        The class that the best one-to-one matching gives it; None where it is left over.
-    most
-        The class of most of its labelled pixels; None where it has none.
-    share
-        The share of its labelled pixels that are of that class, 0..1.
-    pixels
-        Its labelled pixels.
-    """
+    """How a cluster meets the classes of labelled images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cluster: int = Field(ge=0)
-    one_to_one: str | None
-    most: str | None
-    share: float = Field(ge=0, le=1)
-    pixels: int = Field(ge=0)
+    one_to_one: str | None  # the class that the best one-to-one matching gives it; None where it is left over
+    most: str | None  # the class of most of its labelled pixels; None where it has none
+    share: float = Field(ge=0, le=1)  # of its labelled pixels that are of that class
+    pixels: int = Field(ge=0)  # that are labelled
 
 
 class Matching(BaseModel):
-    """Clusters and the classes that they meet.
-
-    Attributes
-    ----------
-    data, split, images
-        The labelled images that it was made on, and their number.
-    classes
-        The names of their classes.
-    clusters
-        Every cluster, in the order of their numbers.
-    date
-        When it was made.
-    """
+    """Clusters, in the order of their numbers, and the classes that they meet on labelled images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,13 +47,7 @@ def write_matching(folder: Path, matching: Matching) -> None:
 
 
 def read_matching(folder: Path, clusters: int) -> Matching | None:
-    """Return the matching that a model folder keeps; None where it keeps none.
-
-    Raises
-    ------
-    UserError
-        When the file is damaged, or is not about `clusters` clusters.
-    """
+    """Return the matching of `clusters` clusters that a model folder keeps; raise UserError where it is damaged."""
     path = folder / MATCHING_FILE
     if not path.exists():
         return None

@@ -26,15 +26,7 @@ INPUT, OUTPUTS = "tile", ("features", "logits")
 
 
 class TileNetwork(nn.Module):
-    """All that a segmenter computes of one tile: the patch features and the clusters' logits.
-
-    Parameters
-    ----------
-    segmenter
-        A segmenter with its backbone.
-    backbone
-        That backbone.
-    """
+    """All that a segmenter with its backbone computes of one tile: the patch features and the clusters' logits."""
 
     centres: Tensor
 
@@ -44,16 +36,11 @@ class TileNetwork(nn.Module):
         self.register_buffer("centres", F.normalize(segmenter.cluster_probe.centres.detach(), dim=1))
 
     def forward(self, tile: Float[Tensor, "1 3 s s"]) -> tuple[Float[Tensor, "1 p d"], Float[Tensor, "1 n h w"]]:
-        """Return the features of the patches, row by row, and the logits of the clusters as a map.
+        """Return the features of a tile's patches, row by row, and the logits of the clusters as a map.
 
         A logit is the dot product of the head's output, the mean over the tile and its mirror image, with the unit
         vector of a cluster. A pixel's nearest cluster by cosine is the one of the largest logit, also after maps were
         joined and enlarged, which are linear: the length of a pixel's vector changes no order.
-
-        Parameters
-        ----------
-        tile
-            Values in 0..1; as many pixels a side as the segmenter's size.
         """
         features = self.backbone(tile)
         grid = (self.side, self.side)

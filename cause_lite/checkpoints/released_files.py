@@ -13,8 +13,9 @@ from cause_lite.head import TRHead
 from cause_lite.runtime.files import UserError, read_torch
 from cause_lite.segmenter import Segmenter
 
-# The released names of one head's parameters -> ours. Convolutions of size 1x1 become linear layers.
-_MODULE_NAMES = {
+# The released names of one head's modules -> ours. Convolutions of size 1x1 become linear layers.
+_NAMES = {
+    "query_pos": "query_position",
     "f1": "reduce.linear",
     "f2.0": "reduce.nonlinear.0",
     "f2.2": "reduce.nonlinear.2",
@@ -103,27 +104,17 @@ def _load_head(segmenter: Segmenter, released: dict[str, Tensor], prefix: str, p
 
 
 def head_state(released: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return one released head's tensors under our names.
+    """Return one released head's tensors under our names; "head" is the student's, "head_ema" the teacher's."""
+    inside = {
+        name.removeprefix(f"{prefix}."): value for name, value in released.items() if name.startswith(f"{prefix}.")
+    }
+    return {_renamed(name.removeprefix("tr."), _NAMES): _as_linear(value) for name, value in inside.items()}
 
-    Parameters
-    ----------
-    released
-        The content of segment_mlp.pth or segment_tr.pth.
-    prefix
-        Which head: "head" is the student's, "head_ema" the teacher's.
-    """
-    renamed = {}
-    for name, value in released.items():
-        if not name.startswith(f"{prefix}."):
-            continue
-        inner = name.removeprefix(f"{prefix}.").removeprefix("tr.")
-        module = next((module for module in _MODULE_NAMES if inner.startswith(f"{module}.")), None)
-        if inner == "query_pos":
-            inner = "query_position"
-        elif module is not None:
-            inner = _MODULE_NAMES[module] + inner.removeprefix(module)
-        renamed[inner] = _as_linear(value)
-    return renamed
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    """Return a tensor's name with that of its module replaced."""
+    old = next((old for old in names if name == old or name.startswith(f"{old}.")), "")
+    return names.get(old, "") + name.removeprefix(old)
 
 
 def _load_linear_probe(segmenter: Segmenter, released: dict[str, Tensor], path: Path) -> None:
@@ -147,27 +138,14 @@ def _as_convolution(value: Tensor) -> Tensor:
 
 
 def released_state(segmenter: Segmenter) -> dict[str, Tensor]:
-    """Return what `segment_{mlp,tr}.pth` would hold of a segmenter: its head twice, and the linear probe.
-
-    The head stands for teacher and student alike; there are no projections.
-    """
-    content = {
-        f"linear.f.{name}": _as_convolution(value)
-        for name, value in segmenter.linear_probe.classify.state_dict().items()
-    }
-    inside = "tr." if isinstance(segmenter.head, TRHead) else ""
+    """Return what `segment_{mlp,tr}.pth` would hold of a segmenter: its linear probe, and its head as both heads."""
+    probe = segmenter.linear_probe.classify.state_dict()
+    content = {f"linear.f.{name}": _as_convolution(value) for name, value in probe.items()}
+    theirs = {ours: name for name, ours in _NAMES.items()}
     for name, value in segmenter.head.state_dict().items():
         if name == "codebook":
             continue
-        theirs = "query_pos" if name == "query_position" else inside + _released_name(name)
+        inside = "tr." if isinstance(segmenter.head, TRHead) and name != "query_position" else ""
         tensor = _as_convolution(value) if name.startswith("reduce.") else value
-        content |= {f"{head}.{theirs}": tensor.clone() for head in ("head", "head_ema")}
+        content |= {f"{head}.{inside}{_renamed(name, theirs)}": tensor.clone() for head in ("head", "head_ema")}
     return content
-
-
-def _released_name(name: str) -> str:
-    """Return the released name of a tensor of one of our head's layers. Raises KeyError for another tensor."""
-    for theirs, ours in _MODULE_NAMES.items():
-        if name.startswith(f"{ours}."):
-            return theirs + name.removeprefix(ours)
-    raise KeyError(name)

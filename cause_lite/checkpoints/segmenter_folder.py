@@ -2,77 +2,56 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
-from cause_lite.backbones.joined_levels import without_centre
-from cause_lite.backbones.loading import folder_fingerprint
+from cause_lite.backbones.loading import find_folder, folder_fingerprint, has_card
+from cause_lite.checkpoints.config_records import read_backbone
 from cause_lite.checkpoints.matching import read_matching
+from cause_lite.config import BackboneConfig, FitConfig
 from cause_lite.datasets.arrays import Reading
 from cause_lite.head import TRHead, build_head
 from cause_lite.probe import ClusterProbe, LinearProbe
-from cause_lite.runtime.files import UserError, project_dir, read_json, write_json, write_whole
+from cause_lite.runtime.files import UserError, is_path, project_dir, read_json, write_json, write_whole
 from cause_lite.segmenter import Segmenter
 
 SHAPE_FILE, WEIGHTS_FILE = "segmenter.json", "segmenter.safetensors"
 CENTRE = "backbone_centre"  # the tensor that a centred backbone subtracts
 Size = Annotated[int, Field(ge=1, le=100_000)]  # a larger one asks for memory that no segmenter needs
+Named = Annotated[BackboneConfig | None, BeforeValidator(lambda told: read_backbone(told) if told else None)]
 
 
 class SegmenterShape(BaseModel):
-    """What is needed to build an empty segmenter, and where its backbone is.
-
-    Attributes
-    ----------
-    head
-        The kind of head.
-    dim
-        D, channels of the backbone's features.
-    reduced_dim
-        R, channels of the head's output.
-    num_patches
-        P in training; 1 for the MLP head, which does not depend on it.
-    num_concepts
-        K, rows of the codebook.
-    num_classes
-        Rows of the cluster probe.
-    size
-        Pixels a side of the square that images are resized to.
-    classes
-        Names of the classes that it was fitted on; may be empty.
-    backbone
-        A name for `load_backbone`, or a path below the folder that begins with "./"; None: not known.
-    backbone_fingerprint
-        Of the backbone in the fit, where it lies in a folder; see `folder_fingerprint`. None: not known.
-    window, bands
-        How the training images were read; see `datasets.arrays.Reading`.
-    """
+    """What is needed to build an empty segmenter, and where its backbone is."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
     head: Literal["tr", "mlp"]
-    dim: Size
-    reduced_dim: Size
-    num_patches: Size
-    num_concepts: Size
-    num_classes: Size
-    size: Size
-    classes: list[str]
-    backbone: str | None
-    backbone_fingerprint: str | None = None
-    window: Annotated[tuple[float, float] | None, Field(strict=False)] = None
-    bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None
+    dim: Size  # D, channels of the backbone's features
+    reduced_dim: Size  # R, channels of the head's output
+    num_patches: Size  # P in training; 1 for the MLP head, which does not depend on it
+    num_concepts: Size  # K, rows of the codebook
+    num_classes: Size  # rows of the cluster probe
+    size: Size  # pixels a side of the square that images are resized to
+    classes: list[str]  # that it was fitted on; may be empty
+    backbone: Named  # its name may be a path below the folder, which begins with "./"; None: not known
+    backbone_fingerprint: str | None = None  # in the fit, where it lies in a folder; see `folder_fingerprint`
+    window: Annotated[tuple[float, float] | None, Field(strict=False)] = None  # see `datasets.arrays.Reading`
+    bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None  # likewise
 
 
-def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes: dict | None = None) -> None:
+def save(
+    segmenter: Segmenter, folder: Path, backbone: str | BackboneConfig | None = None, notes: dict | None = None
+) -> None:
     """Write a segmenter; saving it twice gives the same bytes.
 
     segmenter.json is written last: a folder that has it is whole. The backbone's weights are not written; its centre
@@ -85,7 +64,7 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
     folder
         Where; it is made if absent.
     backbone
-        The name or folder that `load` takes the backbone from.
+        The name, folder or settings that `load` takes the backbone from.
     notes
         Kept in segmenter.json as they are.
     """
@@ -95,8 +74,13 @@ def save(segmenter: Segmenter, folder: Path, backbone: str | None = None, notes:
         weights[CENTRE] = segmenter.backbone.centre.cpu().contiguous()
     (folder / SHAPE_FILE).unlink(missing_ok=True)
     write_whole(folder / WEIGHTS_FILE, lambda part: save_file(weights, part))
-    fingerprint = folder_fingerprint(backbone) if backbone else None
-    told = {"backbone": backbone, "backbone_fingerprint": fingerprint, "notes": notes or {}}
+    told: dict[str, object] = {"backbone": None, "backbone_fingerprint": None, "notes": notes or {}}
+    if backbone:
+        choice = FitConfig().replace({"backbone": backbone}).backbone
+        lies = find_folder(choice.name)
+        if lies and not has_card(choice.name):  # from any working folder
+            choice = choice.model_copy(update={"name": str(lies.absolute())})
+        told |= {"backbone": choice.model_dump(mode="json"), "backbone_fingerprint": folder_fingerprint(lies)}
     write_shape(folder, shape_of(segmenter) | told)
 
 
@@ -130,7 +114,7 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     ----------
     name
         A segmenter that ships (`photos`, `scenes`), a folder that `save` or `cause-lite export` wrote, or one on the
-        Hugging Face Hub (`hf:OWNER/NAME`).
+        Hugging Face Hub (`hf:OWNER/NAME`). A folder of the name is taken before one that ships.
     with_backbone
         Load the backbone too, if segmenter.json names one.
 
@@ -149,41 +133,47 @@ def load(name: str | Path, with_backbone: bool = True) -> Segmenter:
     try:
         weights = load_file(path)
         centre = weights.pop(CENTRE, None)
-        segmenter.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        segmenter.to(weights["codebook"].dtype).load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: is not the file that {SHAPE_FILE} describes ({error})") from error
     if matching := read_matching(folder, shape.num_classes):
         segmenter.cluster_names = matching.names
     if with_backbone and shape.backbone:
-        name = str(folder / shape.backbone) if shape.backbone.startswith("./") else shape.backbone
-        now = folder_fingerprint(name)
-        if now and shape.backbone_fingerprint and now != shape.backbone_fingerprint:
-            raise UserError(
-                f"{folder}: was fitted on other weights of the backbone {name!r}, or by another card, than lie there "
-                "now; put those back, or fit again"
-            )
-        segmenter.backbone = _load_backbone(folder, name, centre)
+        segmenter.backbone = _load_backbone(folder, shape.backbone, shape.backbone_fingerprint, centre)
+        segmenter.backbone.prepare("fp64" if segmenter.codebook.dtype == torch.float64 else "fp32")
     return segmenter.eval()
 
 
-def _load_backbone(folder: Path, name: str, centre: Tensor | None) -> Backbone:
-    """Return the backbone of a segmenter, centred as in the fit."""
+def _load_backbone(folder: Path, choice: BackboneConfig, fingerprint: str | None, centre: Tensor | None) -> Backbone:
+    """Return the backbone of a segmenter, which must be the one of the fit, centred as in the fit."""
+    name = str(folder / choice.name) if choice.name.startswith("./") else choice.name
+    lies = find_folder(name, stored=True)
+    now = folder_fingerprint(lies)
+    if now and fingerprint and now != fingerprint:
+        raise UserError(
+            f"{folder}: was fitted on other weights of the backbone {choice.name!r}, or by another card, "
+            "than lie there now; put those back, or fit again"
+        )
+    choice = choice.model_copy(update={"name": str(lies.absolute()) if lies else name})
     if centre is None:
-        return load_backbone(name)
-    plain = load_backbone(without_centre(name))
+        return load_backbone(choice)
+    plain = load_backbone(choice.plain)
     if centre.shape != (plain.dim,):
         raise UserError(f"{folder / WEIGHTS_FILE}: {CENTRE} has shape {tuple(centre.shape)}, not ({plain.dim},)")
-    return CentredBackbone(plain, centre, name)
+    return CentredBackbone(plain, centre, choice.name)
 
 
 def _find_folder(name: str | Path) -> Path:
-    """Return the folder of a segmenter that ships, or the folder of that path."""
-    for folder in (project_dir() / "data" / "segmenters" / str(name), Path(name)):
-        if (folder / SHAPE_FILE).exists():
-            return folder
-    raise UserError(
-        f"{name}: no segmenter of that name ships and no folder there holds {SHAPE_FILE}; run `cause-lite fit`"
-    )
+    """Return the folder of that path; where there is none, that of the segmenter that ships under the name."""
+    own, shipped = Path(name).expanduser(), project_dir() / "data" / "segmenters" / name
+    found = [path for path in (own, shipped) if (path is own or not is_path(name)) and (path / SHAPE_FILE).exists()]
+    if not found:
+        raise UserError(
+            f"{name}: no segmenter of that name ships and no folder there holds {SHAPE_FILE}; run `cause-lite fit`"
+        )
+    if len(found) > 1 and own.resolve() != shipped:
+        warnings.warn(f"{name}: the folder of that name is taken, not the segmenter that ships", stacklevel=3)
+    return found[0]
 
 
 def read_shape(path: Path) -> SegmenterShape:

@@ -1,40 +1,91 @@
-"""Fit a segmenter, score it, use it, share it."""
+"""Get images ready, pre-train a backbone, fit a segmenter, score it, use it, share it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.table import Table
+from typer import Argument, Option
 
-from cause_lite.commands.console import Bands, Device, Out, Set, Window, console, settings_of
+from cause_lite.commands.console import Bands, Crf, Device, Out, Set, Window, note, say, settings_of, show
+
+
+def data(
+    name: Annotated[
+        str,
+        Argument(
+            help="scenes, camvid, photos, cocostuff27, coco81, coco171, cityscapes, pascalvoc, potsdam3, msrc, FOLDER."
+        ),
+    ],
+) -> None:
+    """Make or download a data set, check it, and report what it holds, by split and class.
+
+    Downloads go to $CAUSE_DATA (or the cache), and go on where they were cut off.
+    """
+    from cause_lite import datasets
+    from cause_lite.datasets.folder_survey import survey
+
+    datasets.prepare(name, say)
+    if name == "photos":  # no split and no label to report
+        return
+    if datasets.is_folder(name):
+        say(survey(Path(name)).summary())
+        loaded = datasets.load_split(name, "train", 64)
+        if loaded.labels is not None:
+            say(f"{len(loaded.classes)} classes: {', '.join(loaded.classes)}")
+        return
+    counted = datasets.class_shares(name)
+    classes = datasets.load_split(name, next(iter(counted))).classes
+    rows = [
+        [label, *(f"{100 * shares[row]:.1f}" for _, shares in counted.values())] for row, label in enumerate(classes)
+    ]
+    columns = ["class", *(f"{split} ({count} images)" for split, (count, _) in counted.items())]
+    show(columns, rows, f"{name}: share of labelled pixels, %")
+
+
+def pretrain(
+    name: Annotated[str, Argument(help="scenes, camvid or photos: whose images to learn from, without labels.")],
+    out: Annotated[Path | None, Option(help="The folder to write to; where `fit` looks for it when left out.")] = None,
+    steps: Annotated[int | None, Option(help="Steps in all; the recipe's number when left out.", min=1)] = None,
+    seed: int = 0,
+    device: Annotated[
+        str, Option(help="auto, cpu, cuda or mps; scenes and camvid use one CPU thread when left out.")
+    ] = "auto",
+) -> None:
+    """Pre-train a small network by self-supervision. Cut off? The same command goes on where it stopped.
+
+    `photos` learns from what `cause-lite data photos` packed, and goes on from there when more steps are asked for.
+    """
+    from cause_lite.backbones.loading import pretrained_dir
+    from cause_lite.backbones.pretrain import pretrain_and_export, pretraining_recipe
+    from cause_lite.runtime.files import is_path
+
+    folder = out or pretrained_dir(name)
+    pretrain_and_export(pretraining_recipe(name, seed, steps), folder, device)
+    shown = name if out is None else out if is_path(str(out)) else f"./{out}"
+    say(f"Backbone written to {folder}; use it with `cause-lite fit --backbone {shown}`.")
 
 
 def fit(
-    data: Annotated[str, typer.Option(help="A data set (see `cause-lite data`), or a folder of images.")] = "scenes",
-    head: Annotated[str, typer.Option(help="tr (transformer) or mlp.")] = "tr",
+    data: Annotated[str, Option(help="A data set (see `cause-lite data`), or a folder of images.")] = "scenes",
+    head: Annotated[str, Option(help="tr (transformer) or mlp.")] = "tr",
     seed: int = 0,
     backbone: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Bundled name (scenes, photos), folder, or timm name; the recipe's when left out. For a folder of "
             "images that is efficientnet-lite2, which saw ImageNet's class labels; photos saw no label."
         ),
     ] = None,
     clusters: Annotated[
-        int | None,
-        typer.Option(help="Groups to find in a folder of images; as many as classes, or 12, when left out.", max=65535),
+        int | None, Option(help="Groups to find in a folder; as many as classes, or 12, when left out.")
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Pixels a side that images are scaled to; of a folder, rounded to whole patches.", min=1),
-    ] = None,
+    size: Annotated[int | None, Option(help="Pixels a side of an image; a folder's, rounded to whole patches.")] = None,
     window: Window = None,
     bands: Bands = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read, and list them.")] = False,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile backbone and head (torch.compile).")] = False,
+    skip_bad: Annotated[bool, Option(help="Leave out images that cannot be read, and list them.")] = False,
+    precision: Annotated[str | None, Option(help="fp32, bf16 or fp16; the recipe's when left out.")] = None,
+    compiled: Annotated[bool, Option("--compile", help="Compile backbone and head (torch.compile).")] = False,
     settings: Set = None,
     out: Out = Path("runs/fit"),
     device: Device = "auto",
@@ -49,38 +100,36 @@ def fit(
     from cause_lite.lab.recipes import recipe
     from cause_lite.lab.runs import fit_to, reading_of
 
-    asked: dict[str, object] = {
+    asked = {
         "data.clusters": clusters,
-        "optimisation.precision": precision,
+        "data.size": size,
+        "data.window": window,
+        "data.bands": parse_bands(bands),
         "data.skip_bad": skip_bad or None,
+        "optimisation.precision": precision,
+        "optimisation.compiled": compiled or None,
     }
-    asked |= {"optimisation.compiled": compiled or None, "data.size": size}
-    asked |= {"data.window": window, "data.bands": parse_bands(bands)}
     changes = {name: value for name, value in asked.items() if value is not None} | settings_of(settings)
     config = recipe(data, head, seed, backbone, changes)
     found = survey(Path(data)) if is_folder(data) else None
     if found:
-        console.print(found.summary())
-        for note in reading_notes(found.images, reading_of(config)):
-            console.print(note)
+        say("\n".join([found.summary(), *reading_notes(found.images, reading_of(config))]))
     fitted = fit_to(config, out, device)
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in fitted.seconds.items())
-    console.print(f"Segmenter written to {out} ({took}).")
+    say(f"Segmenter written to {out} ({took}).")
     if found:
-        console.print(f"Look at its contact sheet, {out / 'contact.png'}.")
+        say(f"Look at its contact sheet, {out / 'contact.png'}.")
     if not found or found.labelled:
-        console.print(f"Score it with `cause-lite evaluate {out}`.")
+        say(f"Score it with `cause-lite evaluate {out}`.")
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
+    run: Annotated[Path, Argument(help="A folder that `cause-lite fit` wrote.")],
     data: Annotated[
-        str | None, typer.Option(help="Another labelled folder or data set, matched anew; the run's own when left out.")
+        str | None, Option(help="Another labelled folder or data set; the run's own when left out.")
     ] = None,
-    tiled: Annotated[
-        bool, typer.Option(help="Score whole images in tiles at the scale of training, in place of squares.")
-    ] = False,
-    crf: Annotated[bool, typer.Option(help="Also refine with the dense CRF (slow; needs pydensecrf2).")] = False,
+    tiled: Annotated[bool, Option(help="Score whole images in tiles at the scale of training, not squares.")] = False,
+    crf: Crf = False,
     device: Device = "auto",
 ) -> None:
     """Score a fitted segmenter: clusters matched to classes over the whole split.
@@ -90,68 +139,69 @@ def evaluate(
     from cause_lite.lab.evaluating import Evaluating, evaluate_run
 
     record = evaluate_run(run, Evaluating(data, crf, tiled), device)
-    title = f"{run} on {record['images']} images of {Path(record['data']).name}, {record['view']}"
-    table = Table("prediction", "mIoU %", "pixel accuracy %", "many-to-one %", title=title)
-    for name, score in record["scores"].items():
-        values = (score[key] for key in ("miou", "pacc", "many_to_one_pacc") if key in score)
-        table.add_row(name, *(f"{value:.1f}" for value in values))
-    console.print(table)
-    clusters = Table("cluster", "matched to", "mostly", "share of it %", title="Clusters and classes")
-    for each in record["matching"]:
-        share = f"{100 * each['share']:.0f}" if each["pixels"] else "-"
-        clusters.add_row(str(each["cluster"]), each["one_to_one"] or "-", each["most"] or "-", share)
-    console.print(clusters)
+    say(f"{run} on {record['images']} images of {Path(record['data']).name}, {record['view']}")
+    measures = ("miou", "pacc", "many_to_one_pacc")
+    scores = [
+        [name, *(f"{score[key]:.1f}" if key in score else "" for key in measures)]
+        for name, score in record["scores"].items()
+    ]
+    show(("prediction", "mIoU %", "pixel accuracy %", "many-to-one %"), scores)
+    matching = [
+        (
+            each["cluster"],
+            each["one_to_one"] or "-",
+            each["most"] or "-",
+            f"{100 * each['share']:.0f}" if each["pixels"] else "-",
+        )
+        for each in record["matching"]
+    ]
+    show(("cluster", "matched to", "mostly", "share of it %"), matching, "Clusters and classes")
     if record["unmatched_classes"]:
-        console.print(f"Classes without a cluster, which count as wrong: {', '.join(record['unmatched_classes'])}")
+        say(f"Classes without a cluster, which count as wrong: {', '.join(record['unmatched_classes'])}")
 
 
 def segment(
-    images: Annotated[
-        list[Path], typer.Argument(help="Photographs of any kind and size up to 100 megapixels, or folders of them.")
-    ],
+    images: Annotated[list[Path], Argument(help="Photographs of up to 100 megapixels, or folders of them.")],
     model: Annotated[
         str,
-        typer.Option(
+        Option(
             help="A segmenter that ships (photos: its backbone saw ImageNet's class labels; scenes: no label) or a "
             "folder that `fit` wrote."
         ),
     ] = "photos",
     out: Out = Path("segments"),
     scale: Annotated[
-        float, typer.Option(help="Times the scale of training; above 1, details count more.", min=0.05, max=64)
+        float, Option(help="Times the scale of training; above 1, details count.", min=0.05, max=64)
     ] = 1.0,
-    crf: Annotated[bool, typer.Option(help="Refine with the dense CRF (slow; needs pydensecrf2).")] = False,
-    confidence: Annotated[
-        bool, typer.Option(help="Write NAME.confidence.png too: the margin between the two nearest clusters.")
-    ] = False,
+    crf: Annotated[bool, Option(help="Refine with the dense CRF (slow; needs pydensecrf2).")] = False,
+    confidence: Annotated[bool, Option(help="Write NAME.confidence.png too: the lead over the next cluster.")] = False,
     named: Annotated[
-        bool, typer.Option(help="Give each cluster in legend.csv the class that `cause-lite evaluate` found in it.")
+        bool, Option(help="Give clusters in legend.csv the classes that `evaluate` found in them.")
     ] = False,
     window: Window = None,
     bands: Bands = None,
-    frame: Annotated[int | None, typer.Option(help="Which image of a stack or an animation, from 1.")] = None,
+    frame: Annotated[int | None, Option(help="Which image of a stack or an animation, from 1.")] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images: writes NAME.labels.png (cluster numbers) and NAME.overlay.png (colours on the image).
 
-    `legend.csv` names the colours. A GeoTIFF also gets NAME.labels.tif with its georeference. The images of a folder
-    keep their paths within it. What cannot be read is listed at the end, with exit status 1; the rest is done.
+    Prints the path of each file that it wrote. `legend.csv` names the colours. A GeoTIFF also gets NAME.labels.tif with
+    its georeference. The images of a folder keep their paths within it. What cannot be read is listed at the end, with
+    exit status 1; the rest is done.
     """
     from cause_lite.datasets.arrays import Reading, parse_bands
     from cause_lite.lab.segmenting import Segmenting, segment_files
 
     how = Segmenting(scale, crf, confidence, named, Reading(window, parse_bands(bands), frame))
-    for written in segment_files(images, model, out, device, how, console.print):
-        console.print(str(written))
+    for written in segment_files(images, model, out, device, how, note):
+        say(written)
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `cause-lite fit` wrote.")],
-    out: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
-    licence: Annotated[str, typer.Option(help="The licence that the card names.")] = "mit",
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Write segmenter.onnx too, which runs without PyTorch, as in a browser.")
-    ] = False,
+    run: Annotated[Path, Argument(help="A folder that `cause-lite fit` wrote.")],
+    out: Annotated[Path, Argument(help="The model folder to write; must not exist.")],
+    licence: Annotated[str, Option(help="The licence that the card names.")] = "mit",
+    onnx: Annotated[bool, Option("--onnx", help="Write segmenter.onnx too, which runs without PyTorch.")] = False,
 ) -> None:
     """Write a fitted segmenter as a Hugging Face model folder, with its card."""
     from cause_lite.checkpoints import load
@@ -163,15 +213,18 @@ def export(
     folder = write(run, out, licence)
     if onnx:
         write_onnx(load(folder), folder)
-    console.print(f"Model folder written to {folder}; share it with `cause-lite push {out} OWNER/NAME`.")
+    say(f"Model folder written to {folder}; share it with `cause-lite push {out} OWNER/NAME`.")
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="A folder that `cause-lite export` wrote.")],
-    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
-    private: Annotated[bool, typer.Option(help="Visible to its owner alone.")] = False,
+    folder: Annotated[Path, Argument(help="A folder that `cause-lite export` wrote.")],
+    name: Annotated[str, Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    private: Annotated[bool, Option(help="Visible to its owner alone.")] = False,
 ) -> None:
     """Upload a model folder to the Hugging Face Hub; needs `hf auth login` once."""
     from cause_lite.checkpoints.hub import push as upload
 
-    console.print(f"Pushed to {upload(folder, name, private)}; load it with cause_lite.load('hf:{name}').")
+    say(f"Pushed to {upload(folder, name, private)}; load it with cause_lite.load('hf:{name}').")
+
+
+COMMANDS = (data, pretrain, fit, evaluate, segment, export, push)

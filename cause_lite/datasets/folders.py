@@ -27,8 +27,7 @@ from cause_lite.datasets.label_table import (
 from cause_lite.datasets.picture_files import header, read_picture
 from cause_lite.datasets.split import Split
 from cause_lite.probe import IGNORED
-from cause_lite.runtime.content import content_hash
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, content_hash
 from cause_lite.runtime.progress import track
 
 DEFAULT_CLUSTERS = 12  # to find in a folder without labels

@@ -15,8 +15,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from cause_lite.runtime.content import content_hash
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, content_hash
 
 CROP_SIZES = {"none": (), "five": (0.5,), "double": (0.5, 0.8), "super": (0.3, 0.4, 0.5, 0.6, 0.7)}
 LONGEST = 16  # times its width: a longer strip is cut before it is scaled

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import yaml
@@ -24,7 +24,16 @@ from cause_lite.datasets.folders import read_photograph
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.picture_files import IMAGE_ENDS
 from cause_lite.datasets.split import Split
-from cause_lite.runtime.files import UserError, cache_dir, data_dir, locked, read_json, write_json, write_whole
+from cause_lite.runtime.files import (
+    UserError,
+    cache_dir,
+    data_dir,
+    locked,
+    project_dir,
+    read_json,
+    write_json,
+    write_whole,
+)
 from cause_lite.runtime.progress import track
 
 SIDE = 160  # pixels a side of a record
@@ -51,7 +60,7 @@ class Source:
 
     @property
     def archive(self) -> Archive:
-        """The repository at that commit as a zip file. Its bytes may change, its content may not: see `sha256`."""
+        """Return the repository at that commit as a zip file; its bytes may change, its content not: see `sha256`."""
         root = f"{self.repository.rpartition('/')[2]}-{self.commit}/"
         url = f"https://github.com/{self.repository}/archive/{self.commit}.zip"
         return Archive(url, "", 3 * 10**9, 40_000, {root: f"{self.name}/"})
@@ -73,12 +82,12 @@ SOURCES = tuple(
 
 
 def folder() -> Path:
-    """Where the sources lie, each in a folder of its name."""
+    """Return where the sources lie, each in a folder of its name."""
     return data_dir() / "photos"
 
 
 def packed_dir() -> Path:
-    """Where the packed photographs lie."""
+    """Return where the packed photographs lie."""
     return cache_dir() / "photos"
 
 
@@ -103,7 +112,7 @@ def fetch(say: Callable[[str], None]) -> None:
 
 
 def contents(source: Source) -> Iterator[bytes]:
-    """Each photograph of a source; at the end, raises UserError if they were not the expected ones."""
+    """Yield each photograph of a source; at the end, raise UserError if they were not the expected ones."""
     digest, root = hashlib.sha256(), folder() / source.name
     for path in files(source):
         content = path.read_bytes()
@@ -114,7 +123,7 @@ def contents(source: Source) -> Iterator[bytes]:
 
 
 def record(content: bytes) -> tuple[np.ndarray, float] | None:
-    """Decode a photograph to (SIDE, SIDE, 3) uint8 and its width / height; None if damaged or too small."""
+    """Return a photograph as (SIDE, SIDE, 3) uint8 and its width / height; None if damaged or too small."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             if min(image.size) < SMALLEST:
@@ -128,76 +137,51 @@ def record(content: bytes) -> tuple[np.ndarray, float] | None:
 
 
 def difference_hash(picture: np.ndarray) -> np.uint64:
-    """64 bits of a picture (H, W, 3) uint8 that near-duplicates share: where brightness rises from left to right."""
+    """Return 64 bits of a picture (H, W, 3) uint8 that near-duplicates share: where brightness rises to the right."""
     small = Image.fromarray(picture).convert("L").resize((9, 8), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.int16)
     return np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)[0]
 
 
 def nearest(code: np.uint64, codes: np.ndarray) -> int:
-    """Differing bits between a hash and the nearest of others (N,) uint64; 65 where there are none."""
+    """Return how many bits differ between a hash and the nearest of others (N,) uint64; 65 where there are none."""
     return int(np.bitwise_count(codes ^ code).min()) if len(codes) else 65
 
 
-class Packer:
-    """Writes records one by one, leaving out what was seen before or is shown in an evaluation set."""
-
-    def __init__(self, file: BinaryIO, avoid: np.ndarray) -> None:
-        self.file, self.avoid = file, avoid
-        self.seen = np.zeros(0, np.uint64)
-        self.aspects: list[float] = []
-
-    def add(self, contents: Iterable[bytes]) -> dict[str, int]:
-        """Write what is new of a source -> how many photographs met which fate."""
-        counts = dict.fromkeys(("kept", "unusable", "duplicates", "overlaps"), 0)
-        for content in contents:
-            counts[self._one(content)] += 1
-        return counts
-
-    def _one(self, content: bytes) -> str:
-        made = record(content)
-        if made is None:
-            return "unusable"
-        picture, aspect = made
-        code, number = difference_hash(picture), len(self.aspects)
-        if nearest(code, self.avoid) <= SHOWN:
-            return "overlaps"
-        if nearest(code, self.seen[:number]) <= SAME:
-            return "duplicates"
-        if number == len(self.seen):
-            self.seen = np.concatenate([self.seen, np.zeros(max(1000, number), np.uint64)])
-        self.seen[number] = code
-        self.aspects.append(aspect)
-        self.file.write(picture.tobytes())
-        return "kept"
-
-
 def pack(sources: dict[str, Iterable[bytes]], avoid: np.ndarray, out: Path) -> None:
-    """Write sources of encoded photographs as one folder: images.u8, aspects.npy and index.json.
+    """Write encoded photographs, by source, as one folder without duplicates: images.u8, aspects.npy and index.json.
 
-    `avoid` (N,) uint64 are the hashes of what must not be among them. The index holds the count, how many of each
-    source met which fate, and how many hashes were avoided.
+    Nothing is kept that shows what `avoid` (N,) uint64, hashes of an evaluation set, do. The index holds the count, how
+    many of each source met which fate, and how many hashes were avoided.
     """
     out.mkdir()
+    codes, aspects, fates = array("Q"), [], {}
     with (out / "images.u8").open("wb") as file:
-        packer = Packer(file, avoid)
-        fates = {name: packer.add(track(contents, f"Packing {name}")) for name, contents in sources.items()}
-    np.save(out / "aspects.npy", np.array(packer.aspects, dtype=np.float32))
-    write_json(
-        out / "index.json", {"count": len(packer.aspects), "side": SIDE, "sources": fates, "avoided": len(avoid)}
-    )
+        for name, contents in sources.items():
+            fates[name] = dict.fromkeys(("kept", "unusable", "duplicates", "overlaps"), 0)
+            for content in track(contents, f"Packing {name}"):
+                made, fate = record(content), "kept"
+                if made is None:
+                    fate = "unusable"
+                elif nearest(code := difference_hash(made[0]), avoid) <= SHOWN:
+                    fate = "overlaps"
+                elif nearest(code, np.asarray(codes)) <= SAME:
+                    fate = "duplicates"
+                else:
+                    codes.append(int(code))
+                    aspects.append(made[1])
+                    file.write(made[0].tobytes())
+                fates[name][fate] += 1
+    np.save(out / "aspects.npy", np.array(aspects, dtype=np.float32))
+    write_json(out / "index.json", {"count": len(aspects), "side": SIDE, "sources": fates, "avoided": len(avoid)})
 
 
 def evaluation_hashes() -> np.ndarray:
-    """Hashes (N,) of the images of the evaluation sets that lie on this machine."""
-    made = (record(path.read_bytes()) for path in track(evaluation_files(), "Hashing evaluation sets"))
+    """Return hashes (N,) of the photographs of MSRC and CamVid that lie on this machine, in any format that is read."""
+    found = sorted(path for pattern in EVALUATION for path in data_dir().glob(pattern))
+    images = [path for path in found if path.suffix.lower() in IMAGE_ENDS]
+    made = (record(path.read_bytes()) for path in track(images, "Hashing evaluation sets"))
     return np.array([difference_hash(one[0]) for one in made if one], dtype=np.uint64)
-
-
-def evaluation_files() -> list[Path]:
-    """Return the photographs of MSRC and CamVid that lie on this machine, in any format that is read."""
-    found = (path for pattern in EVALUATION for path in data_dir().glob(pattern))
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_ENDS)
 
 
 def prepare(say: Callable[[str], None]) -> None:
@@ -251,3 +235,17 @@ def load() -> Photos:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root}: is damaged ({error}); remove it and run `cause-lite data photos`") from error
     return Photos(images, aspects, about)
+
+
+def photographs() -> list[Path]:
+    """Return the photographs that ship, by name; data/photographs/CREDITS.md says whose they are, and how drawn.
+
+    Nothing is scored or tuned on them, and the segmenter of photographs has not seen them.
+    """
+    return sorted((project_dir() / "data" / "photographs").glob("*.jpg"))
+
+
+def some_photographs(count: int, seed: int) -> list[Path]:
+    """Draw some of the photographs that ship at random, so that nobody chooses which results are shown."""
+    files = photographs()
+    return [files[number] for number in sorted(np.random.default_rng(seed).choice(len(files), count, replace=False))]

@@ -89,12 +89,9 @@ def is_batch(source: object) -> bool:
 
 
 def as_pictures(source: object, reading: Reading | None = None) -> Iterator[Picture]:
-    """Turn a batch into its pictures, or one source into one, and warn of what was decided about them."""
+    """Turn a batch into its pictures, or one source into one; see `as_picture`."""
     for single in source if is_batch(source) else [source]:  # type: ignore[attr-defined]
-        picture = as_picture(single, reading)
-        for note in picture.notes:
-            warnings.warn(f"{source if isinstance(source, str | os.PathLike) else 'image'}: {note}", stacklevel=4)
-        yield picture
+        yield as_picture(single, reading)
 
 
 def _channels_last(image: Tensor) -> np.ndarray:

@@ -55,15 +55,15 @@ def pulled(membership, winner, pull, slope, patches, concepts):
     tl.store(slope + place, total, mask=(i < patches)[:, None] & (k < concepts)[None, :])
 
 
-def find_strongest(by_concept, best, winner):
-    """Fill `best` and `winner` (B, P, P) for memberships (B, K, P), all contiguous."""
-    images, concepts, patches = by_concept.shape
+def find_strongest(membership, best, winner):
+    """Fill contiguous `best` and `winner` (B, P, P) for memberships (B, P, K)."""
+    images, patches, concepts = membership.shape
     tiles = triton.cdiv(patches, SIDE.value)
-    strongest[(images, tiles, tiles)](by_concept, best, winner, patches, concepts)
+    strongest[(images, tiles, tiles)](membership.mT.contiguous(), best, winner, patches, concepts)
 
 
-def pull_back(membership, winner, pull, slope):
-    """Fill `slope` (B, P, K) from memberships (B, P, K) and symmetric `winner` and `pull` (B, P, P), all contiguous."""
+def pull_back(membership, winner, grad, slope):
+    """Fill contiguous `slope` (B, P, K) from memberships (B, P, K), winners and the gradients of `best` (B, P, P)."""
     images, patches, concepts = membership.shape
     grid = (images, triton.cdiv(patches, SIDE.value), triton.cdiv(concepts, WIDE.value))
-    pulled[grid](membership, winner, pull, slope, patches, concepts)
+    pulled[grid](membership.contiguous(), winner, (grad + grad.mT).contiguous(), slope, patches, concepts)

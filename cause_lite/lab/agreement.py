@@ -36,10 +36,21 @@ def adjusted_rand_index(confusion: np.ndarray) -> float:
     return float((together - expected) / (largest - expected)) if largest != expected else 1.0
 
 
+def effective_clusters(confusion: np.ndarray) -> float:
+    """Return exp(entropy of the clusters' sizes) of a confusion (K, C): how many of equal size are as diverse."""
+    return float(np.exp(entropy(confusion.sum(1))))
+
+
 def agreement(confusion: np.ndarray) -> dict[str, float]:
-    """Return many-to-one accuracy in percent (`many_to_one`), `nmi` and `ari` of a confusion (K, C)."""
+    """Return every score that needs no one-to-one matching, of a confusion (K, C).
+
+    Many-to-one accuracy in percent, `nmi` and `ari`, `information` of clusters and classes in nats, and the number of
+    `effective` clusters.
+    """
     counts = np.asarray(confusion)
     return {
+        "information": float(mutual_info_score(None, None, contingency=counts)),
+        "effective": effective_clusters(counts),
         "many_to_one": many_to_one_accuracy(counts),
         "nmi": normalised_mutual_information(counts),
         "ari": adjusted_rand_index(counts),

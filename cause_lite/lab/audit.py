@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,9 @@ from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
-from cause_lite.lab import as_released
-from cause_lite.lab.label_flow import fit
-from cause_lite.lab.studies import permuted_images
+from cause_lite.lab.runs import prepared
+from cause_lite.methods import as_released
+from cause_lite.methods.as_released import ReleasedOptions, fit, relabelled
 from cause_lite.runtime.files import UserError
 from cause_lite.segmenter import Segmenter
 
@@ -48,18 +48,28 @@ class Audit:
         The share of the predicted pixels that differ, 0..1.
     same_file
         Whether what predicts is byte for byte the same file. The linear probe, a diagnostic, is left out.
+    images
+        The number of images that both fits learned from.
     """
 
     reached: tuple[str, ...]
     changed: tuple[str, ...]
     pixels: float
     same_file: bool
+    images: int
 
     @property
     def clean(self) -> bool:
         """Whether labels have no way to any prediction."""
         ways = [name for name in (*self.reached, *self.changed) if not name.startswith("linear_probe.")]
         return not ways and self.pixels == 0 and self.same_file
+
+
+def audit_recipe(config: FitConfig, images: int) -> Audit:
+    """Audit a fit of the first images of a data set; see `audit`."""
+    config, train, backbone = prepared(config, "cpu")
+    labels = train.labels[:images] if train.labels is not None else None
+    return audit(config, replace(train, images=train.images[:images], labels=labels), backbone)
 
 
 def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
@@ -73,7 +83,7 @@ def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
     if train.labels is None:
         raise UserError(f"{train.name}: has no labels, so there is nothing that they could touch")
     labels = np.asarray(train.labels[:])
-    permuted = permuted_images(labels, np.random.default_rng(config.seed))
+    permuted = relabelled(labels, ReleasedOptions(labels="other images"), np.random.default_rng(config.seed))
     if np.array_equal(labels, permuted):
         raise UserError(f"{train.name}: permuting the labels of {len(train)} images changes nothing; take more images")
     with warnings.catch_warnings():
@@ -90,7 +100,7 @@ def audit(config: FitConfig, train: Split, backbone: Backbone) -> Audit:
     features = cached_features(backbone, train.images, "Features")[:COMPARED_IMAGES].float()
     maps = [_predicted(segmenter, features) for segmenter in (first, second)]
     pixels = float((maps[0] != maps[1]).float().mean())
-    return Audit(names, changed, pixels, _digest(first) == _digest(second))
+    return Audit(names, changed, pixels, _digest(first) == _digest(second), len(train))
 
 
 def _predicted(segmenter: Segmenter, features: Tensor) -> Tensor:

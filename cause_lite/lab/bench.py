@@ -1,14 +1,12 @@
 """Measure work and a baseline in alternation: ratios of their times within one process, and peaks of memory.
 
-Begin with `compare`. The lines of `cause-lite bench` are in `bench_lines`, the loops that they compare with in
-`bench_baselines`.
+Begin with `compare`. `bench_lines` declares what `cause-lite bench` measures by these means.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import inspect
 import multiprocessing
 import statistics
@@ -87,19 +85,8 @@ def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: 
     """Time two pieces of work in turn.
 
     One unmeasured run of ours warms up; then a round is ours, then the baseline. The last round samples the memory
-    too, which costs both sides a few hundredths of their time.
-
-    Parameters
-    ----------
-    ours, baseline
-        The work, without arguments.
-    rounds
-        How often each is measured, at least once.
-
-    Returns
-    -------
-    dict
-        Median seconds of both, the median ratio baseline / ours with its range over rounds, and both peaks in MB.
+    too, which costs both sides a few hundredths of their time. Return median seconds of both, the median ratio
+    baseline / ours with its range over rounds, and both peaks in MB.
     """
     ours()
     times = [(seconds(ours), seconds(baseline)) for _ in range(rounds - 1)]
@@ -196,11 +183,6 @@ class MatrixProducts(TorchDispatchMode):
                 func(*args, **kwargs)
 
         return run
-
-
-def load_lines() -> dict[str, Callable[[], Iterator[dict]]]:
-    """Return the lines of the bench by name; each yields the rows of its table."""
-    return importlib.import_module("cause_lite.lab.bench_lines").LINES
 
 
 def records_path(device: str = "cpu") -> Path:

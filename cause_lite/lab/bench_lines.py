@@ -16,10 +16,10 @@ import timm
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from cause_lite import checkpoints, mediator
+from cause_lite import checkpoints
 from cause_lite.backbones.backbone import IMAGE_MEAN, IMAGE_STD, Backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.loading import load_backbone
@@ -27,137 +27,20 @@ from cause_lite.backbones.vit import VitBackbone
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, load_split
 from cause_lite.datasets.images import LazyRows
-from cause_lite.fast import contrast as fast_contrast
-from cause_lite.fast import modularity as fast_modularity
-from cause_lite.frontdoor import ConceptBank
-from cause_lite.lab import bench_baselines as baselines
 from cause_lite.lab import crf
-from cause_lite.lab.bench import MatrixProducts, compare_loads, measure, seconds
+from cause_lite.lab.bench import MatrixProducts, compare, compare_loads, measure, seconds
+from cause_lite.lab.bench_losses import contrast, modularity, modularity_growth
 from cause_lite.lab.recipes import recipe, row
 from cause_lite.lab.runs import label_maps
 from cause_lite.loop import Session
 from cause_lite.metrics import ClusterMetrics
-from cause_lite.runtime.device import choose_device
-from cause_lite.runtime.randomness import seed_all, state_kept
-from cause_lite.runtime.variables import empty_cache
+from cause_lite.runtime.device import choose_device, seed_all, state_kept
+from cause_lite.runtime.files import empty_cache
 from cause_lite.steps import fit_head
 from cause_lite.train import Fitted, fit
 
-IMAGES, PATCHES, CHANNELS, CONCEPTS, REDUCED, PROJECTED = 16, 100, 384, 2048, 90, 2048  # the release's step
 CLASSES = 27
 DEVICE = choose_device("auto")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Return standard normal numbers on the device, the same for the same seed."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
-
-
-def step(loss: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], float]:
-    """Return a function that runs `loss` forward and backward, and returns its value, to compare both sides by."""
-
-    def run() -> float:
-        for leaf in leaves:
-            leaf.grad = None
-        value = loss()
-        value.backward()
-        return value.item()
-
-    return run
-
-
-def fast_modularity_loss(features: Tensor, codebook: Tensor) -> Tensor:
-    """Return `mediator.modularity_loss` in the form that training uses."""
-    return mediator.modularity_loss(features, codebook, shared_concept=fast_modularity.shared_concept)
-
-
-def modularity() -> Iterator[dict]:
-    """Measure one step of the clusterbook, against the plain `modularity_loss` and its B x K x P x P tensor."""
-    features, codebook = normal(IMAGES, PATCHES, CHANNELS), normal(CONCEPTS, CHANNELS, seed=1).requires_grad_()
-    ours = step(partial(fast_modularity_loss, features, codebook), codebook)
-    plain = step(partial(mediator.modularity_loss, features, codebook), codebook)
-    difference = abs(ours() - plain())
-    for case in compare_loads("16 x 100 patches, K = 2048", ours, plain, rounds=3):
-        yield case | {"difference": difference}
-
-
-def modularity_growth() -> Iterator[dict]:
-    """Measure the same step by patches and concepts; the plain form would need B x K x P x P x 4 bytes and more."""
-    for patches in (100, 400, 1600):
-        for concepts in (512, 1024, 2048, 4096):
-            features = normal(IMAGES, patches, CHANNELS)
-            codebook = normal(concepts, CHANNELS, seed=1).requires_grad_()
-            ours = step(partial(fast_modularity_loss, features, codebook), codebook)
-            ours()
-            yield {
-                "case": f"{patches} patches, K = {concepts}",
-                "patches": patches,
-                "concepts": concepts,
-                "seconds": min(seconds(ours) for _ in range(2)),
-                "megabytes": measure(ours).megabytes,
-                "plain_gigabytes": IMAGES * concepts * patches**2 * 4 / 1e9,
-            }
-
-
-class Contrast:
-    """One step of the contrastive loss with a bank of `capacity` vectors a concept, all of it in use."""
-
-    def __init__(self, capacity: int, concepts: int = CONCEPTS, projected: int = PROJECTED) -> None:
-        self.features, self.codebook = normal(IMAGES, PATCHES, CHANNELS), normal(concepts, CHANNELS, seed=1)
-        self.reduced = normal(IMAGES, PATCHES, REDUCED, seed=2).requires_grad_()
-        torch.manual_seed(0)
-        self.projection = nn.Linear(REDUCED, projected).to(DEVICE)
-        self.teacher = normal(IMAGES, PATCHES, projected, seed=3)
-        self.bank = ConceptBank(concepts, projected, capacity, DEVICE)
-        generator = torch.Generator().manual_seed(4)
-        for rows in self.bank.vectors.split(8192):
-            rows.copy_(F.normalize(torch.randn(rows.shape, generator=generator), dim=1))
-        self.bank.filled += capacity
-        self.owners = torch.arange(concepts, device=DEVICE).repeat_interleave(capacity)
-        self.leaves = (self.reduced, *self.projection.parameters())
-
-    def fast(self, low_rank: bool = True) -> Callable[[], float]:
-        """Return a step as training takes it; `low_rank` tells the loss what the projections are computed from."""
-
-        def loss() -> Tensor:
-            projected = (self.reduced, self.projection) if low_rank else self.projection(self.reduced)
-            return fast_contrast.concept_contrastive_loss(
-                self.features, self.codebook, projected, self.teacher, self.bank
-            )
-
-        return step(loss, *self.leaves)
-
-    def loop(self) -> Callable[[], float]:
-        """Return a step by a loop over images, on the same bank."""
-        return self._loop(lambda: (self.bank.vectors, self.owners))
-
-    def as_released(self, capacity: int) -> Callable[[], float]:
-        """Return a step by a loop over images, on a bank that is joined anew each time."""
-        return self._loop(baselines.ReleasedBank(self.bank.vectors, self.codebook, capacity).contents)
-
-    def _loop(self, bank: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], float]:
-        def loss() -> Tensor:
-            projected = self.projection(self.reduced)
-            return baselines.contrastive_loss(self.features, self.codebook, projected, self.teacher, bank())
-
-        return step(loss, *self.leaves)
-
-
-def contrast() -> Iterator[dict]:
-    """Measure one step of the head's loss, against a loop, the release's joined bank, and its products alone."""
-    for capacity, rounds in ((5, 3), (20, 2), (100, 1)):
-        sides = Contrast(capacity)
-        ours, loop, name = sides.fast(), sides.loop(), f"bank of 2048 x {capacity}"
-        difference = abs(ours() - loop())
-        for case in compare_loads(f"{name}, a loop over images", ours, loop, rounds):
-            yield case | {"difference": difference}
-        wide = sides.fast(low_rank=False)
-        yield from compare_loads(f"{name}, without the low rank, a loop over images", wide, loop, 1)
-        with MatrixProducts() as products:
-            ours()
-        yield from compare_loads(f"{name}, its matrix products alone", ours, products.replay(), 3)
-        if capacity <= 20:
-            yield from compare_loads(f"{name}, as released", ours, sides.as_released(capacity), 1)
 
 
 def sized_as_vit_s8() -> Backbone:
@@ -199,6 +82,19 @@ def _fit_and_floor(config: FitConfig, train: Split, backbone: Backbone) -> dict:
     }
 
 
+def double_precision() -> Iterator[dict]:
+    """Measure a fit of scenes in single precision, against the same in double precision."""
+    train, backbone = _first(load_split("scenes", "train"), 320), load_backbone("scenes").to(DEVICE)
+
+    def fitted(config: FitConfig, precision: str) -> None:
+        with empty_cache():
+            fit(config.replace({"optimisation.precision": precision}), train, backbone)
+
+    for head in ("mlp", "tr"):
+        single, double = (partial(fitted, recipe("scenes", head), precision) for precision in ("fp32", "fp64"))
+        yield {"case": f"bundled, {head}, fp64"} | compare(single, double, rounds=1)
+
+
 def _one_pass(backbone: Backbone, images: np.ndarray | LazyRows) -> None:
     for start in range(0, len(images), 32):
         backbone.features(images[start : start + 32])
@@ -215,23 +111,21 @@ def published_rows() -> Iterator[dict]:
     images = rng.integers(256, size=(640, 322, 322, 3), dtype=np.uint8)
     labels = rng.integers(CLASSES, size=images.shape[:3], dtype=np.int8)
     for key in ("dino-s8-mlp", "dino-s8-tr", "dino-b8-tr", "dinov2-b14-tr"):
-        config = row(f"cocostuff27/{key}").config
-        vit = timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True)
-        assert isinstance(vit, VisionTransformer)
-        backbone = VitBackbone(vit, key, IMAGE_MEAN, IMAGE_STD).to(DEVICE)
-        part = (slice(None), slice(config.data.size), slice(config.data.size))
-        crops = Split("noise", "train", tuple(map(str, range(CLASSES))), images[part], labels[part])
-        with empty_cache():
-            fit(config, _first(crops, 32), backbone)
-        fits: list[Fitted] = []
-        with empty_cache():
-            total, megabytes = measure(partial(_keep_fit, fits, config, crops, backbone))
-        about = {"images": len(images), "stages": fits[0].seconds}
-        yield {"case": key, "seconds": total, "megabytes": megabytes} | about
+        yield {"case": key, "images": len(images)} | _published_row(key, images, labels)
 
 
-def _keep_fit(fits: list[Fitted], config: FitConfig, train: Split, backbone: Backbone) -> None:
-    fits.append(fit(config, train, backbone))
+def _published_row(key: str, images: np.ndarray, labels: np.ndarray) -> dict:
+    config, fits = row(f"cocostuff27/{key}").config, list[Fitted]()
+    vit = timm.create_model(config.backbone.name, num_classes=0, dynamic_img_size=True)
+    assert isinstance(vit, VisionTransformer)
+    backbone = VitBackbone(vit, key, IMAGE_MEAN, IMAGE_STD).to(DEVICE)
+    part = (slice(None), slice(config.data.size), slice(config.data.size))
+    crops = Split("noise", "train", tuple(map(str, range(CLASSES))), images[part], labels[part])
+    with empty_cache():
+        fit(config, _first(crops, 32), backbone)
+    with empty_cache():
+        total, megabytes = measure(lambda: fits.append(fit(config, crops, backbone)))
+    return {"seconds": total, "megabytes": megabytes, "stages": fits[0].seconds}
 
 
 def fit_memory() -> Iterator[dict]:
@@ -264,7 +158,7 @@ def scoring() -> Iterator[dict]:
         torch.randint(CLASSES, (20, 320, 320), generator=torch.Generator().manual_seed(seed)).to(DEVICE)
         for seed in (0, 1)
     )
-    ours, loop = partial(_confusion, preds, target), partial(baselines.confusion, preds, target, CLASSES)
+    ours, loop = partial(_confusion, preds, target), partial(_looped_confusion, preds, target)
     difference = 0.0 if torch.equal(ours(), loop()) else 1.0
     for case in compare_loads(f"{CLASSES} classes", ours, loop, rounds=5):
         yield case | {"difference": difference}
@@ -274,6 +168,14 @@ def _confusion(preds: Tensor, target: Tensor) -> Tensor:
     metrics = ClusterMetrics(CLASSES).to(preds.device)
     metrics.update(preds, target)
     return metrics.confusion
+
+
+def _looped_confusion(preds: Tensor, target: Tensor) -> Tensor:
+    table = torch.zeros(CLASSES, CLASSES, dtype=torch.long)
+    for cluster in range(CLASSES):
+        for label in range(CLASSES):
+            table[cluster, label] = ((preds == cluster) & (target == label)).sum()
+    return table
 
 
 def refinement() -> Iterator[dict]:
@@ -308,5 +210,6 @@ LINES: dict[str, Callable[[], Iterator[dict]]] = {
     "scoring": scoring,
     "crf": refinement,
     "whole fit": whole_fit,
+    "double precision": double_precision,
     "memory of a fit": fit_memory,
 } | ({"published rows": published_rows} if DEVICE.type != "cpu" else {})

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 from cause_lite.datasets.images import crops_of
 from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import bench
 from cause_lite.lab.recipes import Row, row
-from cause_lite.runtime.files import project_dir, read_json
+from cause_lite.runtime.files import UserError, project_dir, read_json
 
-WIDTHS, BASE_WIDTH = {"dino-s8": 384, "dino-s16": 384, "msn-s16": 384}, 768  # of a ViT-S, else of a ViT-B
+WIDTHS = {"s": 384, "b": 768}  # of a ViT-S and a ViT-B
 DEPTH = 12  # blocks, in both
 TIMM_TWINS = {  # networks of the same sizes in timm, of backbones that only their authors release
     "ibot_vit_base_16": "vit_base_patch16_224.dino",
@@ -33,31 +34,14 @@ HALF = 2  # bytes of a number
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a run is expected to take.
+    """What a run is expected to take."""
 
-    Parameters
-    ----------
-    crops
-        Images of an epoch, after cropping.
-    patches
-        Of one crop.
-    feature_bytes
-        Size of all features in half precision, stored or not.
-    disk_bytes
-        What features and the head's outputs take on the disk within the default budget.
-    hours
-        Projected time on one GPU; NaN where a step was not timed, or the number of images is not known before their
-        list is here.
-    memory_bytes
-        Memory of a batch's activations and of the concept bank, in single precision.
-    """
-
-    crops: int
-    patches: int
-    feature_bytes: float
-    disk_bytes: float
-    hours: float
-    memory_bytes: float
+    crops: int  # images of an epoch, after cropping
+    patches: int  # of one crop
+    feature_bytes: float  # of all features in half precision, stored or not
+    disk_bytes: float  # of features and of the head's outputs within the default budget
+    hours: float  # on one GPU; NaN where a step was not timed, or no list of images is here to be counted
+    memory_bytes: float  # of a batch's activations and of the concept bank, in single precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +57,15 @@ class Measured:
 
 
 def expected_cost(of: Row, kind: str = "clean") -> Cost:
-    """Return what a run of a row should take on one GPU.
-
-    Parameters
-    ----------
-    of
-        The row.
-    kind
-        The kind of run. A `released` checkpoint is only scored: validation images and their mirror images, and no
-        features are kept. The hours of an `as_released` run are NaN: its third step was not timed, and the release's
-        emulated four processes each see a quarter of the images.
-    """
+    """Return what a run of a row, of the kind `clean`, `as_released` or `released`, should take on one GPU."""
     if kind == "released":
         return _scoring(of)
-    cost = _size(of)
-    if kind == "as_released":
-        return cost
-    return dataclasses.replace(cost, hours=sum(stage_hours(of).values()))
+    # The third step of a fit as released was not timed, and its four processes each see a quarter of the images.
+    return _size(of) if kind == "as_released" else dataclasses.replace(_size(of), hours=sum(stage_hours(of).values()))
 
 
 def _scoring(of: Row) -> Cost:
-    """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone."""
+    """Return the cost of scoring a checkpoint: each image and its mirror image pass the backbone, nothing is kept."""
     patches, like = _patches(of, of.config.scored_size), nearest(of)
     listed = PUBLISHED[of.config.data.name].splits["val"][1]
     growth = backbone_operations(_width(of), patches) / pass_operations(like.row)
@@ -161,12 +133,20 @@ def _crops(of: Row) -> int:
     return (PUBLISHED[of.config.data.name].splits["train"][1] or 0) * len(crops_of(of.config.data.crops))
 
 
+def sizes_of(backbone: str) -> tuple[int, int]:
+    """Return the width and the pixels a patch's side of a ViT whose name ends as `dino-s8` and `dinov3-vits16` do."""
+    found = re.search(r"([sb])(\d+)$", backbone)
+    if found is None:
+        raise UserError(f"backbone {backbone}: size unknown; let its name end with s or b and a patch size, as in s16")
+    return WIDTHS[found[1]], int(found[2])
+
+
 def _width(of: Row) -> int:
-    return WIDTHS.get(of.backbone, BASE_WIDTH)
+    return sizes_of(of.backbone)[0]
 
 
 def _patches(of: Row, size: int) -> int:
-    return (size // int(of.backbone.rsplit("-", 1)[1][1:])) ** 2
+    return (size // sizes_of(of.backbone)[1]) ** 2
 
 
 def pass_operations(of: Row) -> float:

@@ -6,6 +6,7 @@ Begin with `evaluate_run`. `tiled_scores` is the way to score whole images at th
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,8 @@ class Evaluating:
 def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "auto") -> dict:
     """Score a run that `fit_to` wrote; write scores and matching beside it.
 
-    scores.json holds the scores on the run's own data, scores-NAME.json those on another data set, matching.json the
-    matching of the latest evaluation, by which clusters have names.
+    scores.json holds the scores on the run's own data, scores-NAME.json those on another data set (a second folder of
+    that name adds a hash of its path), matching.json the matching of the latest evaluation, which names clusters.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
     how, folder = how or Evaluating(), Path(folder)
     fitted = read_config(folder)
     config = _with_data(fitted, how.data)
-    segmenter, test = checkpoints.load(folder).to(choose_device(device)), load_evaluation(config)
+    segmenter, test = checkpoints.load(folder), load_evaluation(config)
+    segmenter.to(choose_device(device, config.optimisation.precision))
     if test.labels is None:
         sheet = folder / "contact.png"
         hint = f"look at {sheet}, or name" if sheet.exists() else "name"
@@ -102,11 +104,12 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
 
 
 def _scores_file(folder: Path, data: str) -> Path:
-    """Return where the scores on other data are kept: another folder of the same name does not overwrite them."""
-    target = folder / f"scores-{Path(data).name}.json"
-    if not target.exists() or read_json(target).get("data") == data:
-        return target
-    return folder / f"scores-{Path(data).name}-{hashlib.sha256(data.encode(errors='surrogateescape')).hexdigest()[:8]}.json"
+    """Return the file of the scores on other data; a second folder of one name is told apart by its path."""
+    name = Path(data).name
+    plain = folder / f"scores-{name}.json"
+    if not plain.exists() or read_json(plain).get("data") == data:
+        return plain
+    return folder / f"scores-{name}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:8]}.json"
 
 
 def _compare_content(folder: Path, config: FitConfig) -> None:

@@ -7,6 +7,7 @@ noted in the record, and the rest goes on. `MINIATURE` goes through all of it in
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -20,27 +21,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cause_lite import mediator
-from cause_lite.backbones import pretrain_timed
-from cause_lite.backbones.feature_choice import disk_seconds
 from cause_lite.backbones.feature_pass import read_ahead, reading_workers
+from cause_lite.backbones.pretrain import pretrain_and_export
 from cause_lite.backbones.pretrain_photos import PhotosConfig
 from cause_lite.config import FitConfig
 from cause_lite.datasets import photo_parts
 from cause_lite.datasets.images import LazyRows, Squaring
 from cause_lite.datasets.picture_files import stored_rgb
-from cause_lite.fast import tiled_modularity
-from cause_lite.lab import bench, bench_lines, cost
+from cause_lite.fast import modularity
+from cause_lite.lab import bench, bench_losses, cost
 from cause_lite.lab.gpu_stages import Extent, compiled_pass, measure_row, peak
 from cause_lite.lab.recipes import row
 from cause_lite.lab.rehearsal import miniature
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
-from cause_lite.runtime.files import write_json, write_whole
+from cause_lite.runtime.files import read_json, write_json, write_whole
 
-ROWS = ("dino-b8-tr", "dino-s8-mlp", "dinov2-b14-tr")
 RECORD = cost.record_path().name
-PRETRAINING = "pretrain.pt"
+STATE = "pretrain.pt"
+ENDLESS = 10**9  # steps at the constant rate, whose number time decides
+EXPORT = 30.0  # seconds that centring and writing take at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +56,14 @@ class Plan:
     projected: int
     photographs: int  # to decode and cut
     recipe: PhotosConfig
+    option: tuple[str, ...] = ()  # of `cause-lite gpu-run`, which chooses this plan
 
 
 def _adapt(config: FitConfig, patch: int) -> FitConfig:
     return miniature(config, patch).replace({"data.eval_size": None})
 
 
+ROWS = ("dino-b8-tr", "dino-s8-mlp", "dinov2-b14-tr")
 FULL = Plan(ROWS, Extent(20_480, 20.0, 5), ROWS[:1], 100, 2048, 100, 2048, 2000, PhotosConfig())
 MINIATURE = Plan(
     ROWS[:2],
@@ -73,6 +75,7 @@ MINIATURE = Plan(
     256,
     6,
     PhotosConfig(channels=(8, 8, 8, 8), views=((0, 64, 4),), hidden=16, projection=8, regions=3, cooldown=1),
+    ("--miniature",),
 )
 
 
@@ -91,7 +94,7 @@ def run(
     say
         Takes a line for each section.
     """
-    start, at = time.monotonic(), choose_device(device)
+    end, at = time.monotonic() + 60 * minutes, choose_device(device)
     record = about(at)
     sections: dict[str, Callable[[], object]] = {"ratios": partial(ratios, plan), "reading": partial(reading, plan)}
     for name in plan.rows:
@@ -99,6 +102,7 @@ def run(
     for name in plan.compiled:
         sections[f"{name}, its pass compiled"] = partial(compiled_pass, row(f"cocostuff27/{name}"), at, plan.extent)
     sections["scaling"] = partial(scaling, plan)
+    sections["pretraining"] = partial(pretraining, plan.recipe, out, device, end, photos)
     for name, work in sections.items():
         began = time.monotonic()
         try:
@@ -107,12 +111,6 @@ def run(
             record["failed"][name] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         say(f"{name}: {time.monotonic() - began:.0f} s" + (" FAILED" if name in record["failed"] else ""))
         write_json(out / RECORD, record)
-    left = 60 * minutes - (time.monotonic() - start)
-    try:
-        record["sections"]["pretraining"] = pretraining(plan.recipe, out, device, left, photos)
-    except Exception as error:
-        record["failed"]["pretraining"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    write_json(out / RECORD, record)
     return record
 
 
@@ -123,7 +121,7 @@ def about(device: torch.device) -> dict:
         "devices": max(1, torch.cuda.device_count()),
         "driver": driver(),
         "peak_teraflops": (peak(device) or 0.0) / 1e12 or None,
-        "kernels_compile": tiled_modularity.compiles(device),
+        "kernels_compile": modularity.kernels_work(device),
         "environment": provenance.environment(),
         "commit": provenance.commit(),
         "date": provenance.now(),
@@ -143,18 +141,14 @@ def driver() -> str | None:
 
 def ratios(plan: Plan) -> dict:
     """Return a step of the clusterbook and of the head's loss against the plain forms, and the largest difference."""
-    features = bench_lines.normal(bench_lines.IMAGES, plan.patches, bench_lines.CHANNELS)
-    codebook = bench_lines.normal(plan.concepts, bench_lines.CHANNELS, seed=1).requires_grad_()
-    ours = bench_lines.step(partial(bench_lines.fast_modularity_loss, features, codebook), codebook)
-    plain = bench_lines.step(partial(mediator.modularity_loss, features, codebook), codebook)
+    ours, plain = bench_losses.modularity_sides(plan.patches, plan.concepts)
     found = {"modularity": bench.compare(ours, plain, 5) | {"difference": abs(ours() - plain())}}
-    sides = bench_lines.Contrast(plan.capacity, plan.concepts, plan.projected)
+    sides = bench_losses.Contrast(plan.capacity, plan.concepts, plan.projected)
     ours, loop = sides.fast(), sides.loop()
     found["contrast"] = bench.compare(ours, loop, 5) | {"difference": abs(ours() - loop())}
     with bench.MatrixProducts() as products:
         ours()
-    found["contrast, its products alone"] = bench.compare(ours, products.replay(), 5)
-    return found
+    return found | {"contrast, its products alone": bench.compare(ours, products.replay(), 5)}
 
 
 def reading(plan: Plan) -> dict:
@@ -168,51 +162,76 @@ def reading(plan: Plan) -> dict:
         files = tuple(paths[number % len(paths)] for number in range(plan.photographs))
         images = LazyRows(files, stored_rgb, Squaring(320, "five"))
         workers = reading_workers(images, torch.device("cuda"))
-        start = time.perf_counter()
-        for _ in read_ahead(images, torch.arange(len(images)).split(64), workers, torch.device("cpu")):
-            pass
-        seconds = time.perf_counter() - start
+        crops = read_ahead(images, torch.arange(len(images)).split(64), workers, torch.device("cpu"))
+        seconds = bench.seconds(lambda: sum(map(len, crops)))
         size = 2**20 * max(1, plan.photographs // 4)
-        written, read = disk_seconds(b"0" * size, Path(folder))
+        written, read = disk_seconds(b"0" * size, Path(folder) / "rate")
     rates = {"written_gigabytes_a_second": size / written / 1e9, "read_gigabytes_a_second": size / read / 1e9}
     return {"crops": len(images), "crops_a_second": len(images) / seconds, "workers": workers} | rates
 
 
+def disk_seconds(content: bytes, path: Path) -> tuple[float, float]:
+    """Return the seconds to write a file through to the disk, and to read it from there."""
+    start = time.perf_counter()
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter()
+        if hasattr(os, "posix_fadvise"):  # else the system answers from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    again = time.perf_counter()
+    path.read_bytes()
+    return written - start, time.perf_counter() - again
+
+
 def scaling(plan: Plan) -> dict:
-    """Return the first row's rates on all GPUs at once, and as a multiple of one's; nothing where there is one GPU."""
+    """Return the first row's rates on all GPUs at once; nothing where there is one GPU."""
     count = torch.cuda.device_count()
     if count < 2:
         return {"devices": count}
     with tempfile.TemporaryDirectory() as folder:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command = [sys.executable, *launch, "-m", "cause_lite", "gpu-run", "--shared", "--out", folder]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        return {"devices": count, "stages": bench.read_json(Path(folder) / RECORD)["stages"]}
+        asked = ["-m", "cause_lite", "gpu-run", "--shared", "--out", folder, *plan.option]
+        subprocess.run([sys.executable, *launch, *asked], check=True, capture_output=True, text=True)
+        return {"devices": count, "stages": read_json(Path(folder) / RECORD)["stages"]}
 
 
 def shared_row(out: Path, plan: Plan) -> None:
     """Measure the first row in each of several processes, a GPU each; the first writes rates of all together."""
     processes = parallel.processes()
-    stages = measure_row(row(f"cocostuff27/{plan.rows[0]}"), processes.device, plan.extent)["stages"]
-    passed = sum(parallel.gather_objects(stages["features"]["crops_a_second"]))
+    measured = measure_row(row(f"cocostuff27/{plan.rows[0]}"), processes.device, plan.extent)
     # In the steps the processes share each batch, so one's rate of crops is that of all.
-    rates = {name: stage["crops_a_second"] for name, stage in stages.items()} | {"features": passed}
+    rates = {name: stage["crops_a_second"] for name, stage in measured["stages"].items()}
+    rates["features"] = sum(parallel.gather_objects(rates["features"]))
     parallel.run_on_main_process(lambda: write_json(out / RECORD, {"stages": rates}))
 
 
-def pretraining(recipe: PhotosConfig, out: Path, device: str, seconds: float, photos: Path | None) -> dict:
-    """Pre-train on the photographs for so many seconds, going on from earlier parts; write the state in parts."""
+def pretraining(recipe: PhotosConfig, out: Path, device: str, end: float, photos: Path | None) -> dict:
+    """Pre-train on the photographs until `end` (of `time.monotonic`), going on from earlier parts, and export.
+
+    Takes steps at the constant rate until what is left is needed for the branch, at the pace so far; one step at least.
+    The state is written in parts, from which the next run goes on, on another machine too.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        state = Path(scratch) / PRETRAINING
+        state = Path(scratch) / STATE
         if photos is not None:
             photo_parts.unpack_parts(photos)
-            if any(photos.glob(f"{PRETRAINING}.*")):
-                pretrain_timed.join_parts(photos, state)
-        config = pretrain_timed.pretrain_for(recipe, Path(scratch), device, seconds)
-        parts = pretrain_timed.split_file(state, out)
+            if any(photos.glob(f"{STATE}.*")):
+                photo_parts.join_parts(photos, state)
+        run = dataclasses.replace(recipe, steps=ENDLESS).start(device)
+        if state.exists():
+            run.resume(state)
+        begun, first, needed = time.monotonic(), run.step, 0.0
+        while run.step == first or time.monotonic() + needed + EXPORT < end:
+            run.advance()
+            needed = recipe.cooldown * (time.monotonic() - begun) / (run.step - first)
+        run.save(state)
+        pretrain_and_export(dataclasses.replace(recipe, steps=run.step), Path(scratch), device)
+        parts = photo_parts.split_file(state, out)
         for name in ("network.safetensors", "network.json", "README.md"):
             write_whole(out / name, partial(shutil.copyfile, Path(scratch) / name))
-    return {"steps": config.steps, "parts": [part.name for part in parts]}
+    return {"steps": run.step, "parts": [part.name for part in parts]}
 
 
 def default_out() -> Path:

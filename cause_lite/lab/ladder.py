@@ -13,21 +13,21 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cause_lite.lab.comparison import CAUSE, SCORES
-from cause_lite.lab.photographs import (
+from cause_lite.lab.earlier import (
+    ARM_METHODS,
     BACKBONE,
-    BASELINES,
-    CENTRES,
+    CAUSE,
     COLOUR_ARM,
     FEATURE_ARM,
     FULL_ARM,
     LADDER,
-    SLOW_BASELINES,
-    STUDY,
+    PHOTOGRAPHS,
+    SCORES,
+    SLOW_METHODS,
     named,
+    read_study,
 )
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, Estimate, compared, family, paired_t
-from cause_lite.lab.studies import read_study
 
 # What is shown of each backbone, by the name of the arm in the study.
 ARMS = {
@@ -87,7 +87,7 @@ def growth(rungs: tuple[str, str], head: str = "mlp") -> pd.DataFrame:
     """
     gains = _leads(FEATURE_ARM, head)
     found: dict[tuple[str, ...], np.ndarray] = {}
-    for data, score in itertools.product(CENTRES, SCORES.values()):
+    for data, score in itertools.product(("msrc", "camvid"), SCORES.values()):
         lower, higher = (gains[data, rung, score] for rung in rungs)
         if not (grown := (higher - lower).dropna()).empty:
             found[data, score] = grown.to_numpy()
@@ -112,11 +112,11 @@ def leads(baseline: str, head: str = "mlp") -> pd.DataFrame:
 
 def _leads(baseline: str, head: str) -> dict[tuple[str, ...], pd.Series]:
     """Return how far clean fits are ahead of a baseline, by seed, for each data set, backbone and score."""
-    method = (BASELINES | SLOW_BASELINES)[baseline]
+    method = (ARM_METHODS | SLOW_METHODS)[baseline]
     found: dict[tuple[str, ...], pd.Series] = {}
-    for data, rung in itertools.product(CENTRES, LADDER):
-        base = runs_of(STUDY, data, named(baseline, BACKBONE if baseline == COLOUR_ARM else rung), method)
-        clean = runs_of(STUDY, data, named("clean", rung), CAUSE[head])
+    for data, rung in itertools.product(("msrc", "camvid"), LADDER):
+        base = runs_of(PHOTOGRAPHS, data, named(baseline, BACKBONE if baseline == COLOUR_ARM else rung), method)
+        clean = runs_of(PHOTOGRAPHS, data, named("clean", rung), CAUSE[head])
         for score, name in SCORES.items():
             found[data, rung, name] = (by_seed(clean, score) - by_seed(base, score)).dropna()
     return found
@@ -153,7 +153,7 @@ def _of_head(data: str, head: str) -> dict[str, dict]:
     """Return the records of a head; those of methods without one are compared with either, and count as its own."""
     return {
         key: record | {"method": CAUSE[head]}
-        for key, record in read_study(STUDY, data).items()
+        for key, record in read_study(PHOTOGRAPHS, data).items()
         if record["method"] == CAUSE[head] or record["method"] not in CAUSE.values()
     }
 

@@ -22,8 +22,8 @@ from cause_lite.backbones.released import RELEASED
 from cause_lite.checkpoints.released_files import released_state
 from cause_lite.config import FitConfig
 from cause_lite.datasets import scenes
+from cause_lite.runtime.device import seeded
 from cause_lite.runtime.files import write_whole
-from cause_lite.runtime.randomness import seeded
 from cause_lite.segmenter import Segmenter
 
 COUNTS = {"train": 3, "val": 2}

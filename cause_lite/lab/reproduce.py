@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import psutil
 import timm
+from accelerate.utils import patch_environment
 
 from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
@@ -27,17 +29,16 @@ from cause_lite.config import FitConfig
 from cause_lite.datasets.images import files_fingerprint
 from cause_lite.datasets.loading import incomplete
 from cause_lite.datasets.registry import PUBLISHED
-from cause_lite.lab import as_released, rehearsal
-from cause_lite.lab.comparison import CAUSE, as_record
+from cause_lite.lab import rehearsal
 from cause_lite.lab.cost import expected_cost
 from cause_lite.lab.pictures import image_grid, labelled
-from cause_lite.lab.recipes import Row, rows
+from cause_lite.lab.recipes import Row, evaluation_split, rows
 from cause_lite.lab.runs import fit_to, label_maps, load_evaluation, load_training, name_clusters, score_segmenter
+from cause_lite.methods import as_released
 from cause_lite.metrics import ClusterMetrics, Scores
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, device_name
 from cause_lite.runtime.files import UserError, cache_dir, data_dir, project_dir, read_json, write_json, write_whole
-from cause_lite.runtime.variables import environment_variables
 from cause_lite.segmenter import Segmenter
 
 KINDS = {"released": "released checkpoint", "clean": "our clean run", "as_released": "our as-released run"}
@@ -72,7 +73,7 @@ def missing_requirements(row: Row, kind: str = "clean", rehearsed: bool = False)
             f"the authors' {names}: fetch them by the links in the README of ByungKwanLee/"
             f"Causal-Unsupervised-Segmentation and put them into {absent[0].parent}"
         )
-    name = row.config.backbone
+    name = row.config.backbone.name
     if not local_weights(name) and name not in RELEASED and not timm.is_model_pretrained(name):
         missing.append(f"weights of {name}: put a file into {data_dir() / 'weights'}")
     return missing if rehearsed else missing + _missing_room(row, kind)
@@ -148,10 +149,24 @@ def reproduce_row(
         raise UserError(f"{row.key}: cannot start; missing: " + "; ".join(missing))
     start, config = time.perf_counter(), adapt(configured(row, kind, seed))
     datasets.prepare(config.data.name, say)
-    segmenter = fitted(row, config, kind, device).to(choose_device(device))
+    segmenter = fitted(row, config, kind, device).to(choose_device(device, config.optimisation.precision))
     scores = score_segmenter(segmenter, config, crf)
     seconds = time.perf_counter() - start
-    record = as_record(CAUSE[config.head.kind], config, scores["crf" if crf else "cluster"], seconds) | {
+    metrics = scores["crf" if crf else "cluster"]
+    iou = metrics.compute()["iou"]
+    record: dict = _score_pair(metrics.compute()) | {
+        "method": f"CAUSE-{config.head.kind.upper()}",
+        "data": config.data.name,
+        "split": evaluation_split(config.data.name),
+        "seed": seed,
+        "iou": [None if np.isnan(value) else round(100 * float(value), 3) for value in iou],
+        "confusion": metrics.confusion.tolist(),
+        "seconds": round(seconds, 1),
+        "config": config.model_dump(),
+        "config_hash": provenance.config_hash(config),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
         "row": row.key,
         "kind": kind,
         "rehearsal": rehearsed,
@@ -263,9 +278,9 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
     published = rows()
     with tempfile.TemporaryDirectory() as folder:
         stage = {"CAUSE_DATA": f"{folder}/data", "CAUSE_CACHE": f"{folder}/cache"}
-        rehearsal.write_stage(Path(folder) / "data", {row.config.backbone for row in published})
+        rehearsal.write_stage(Path(folder) / "data", {row.config.backbone.name for row in published})
         for row, kind in itertools.product(published, KINDS):
-            with environment_variables(**stage):
+            with patch_environment(**stage):
                 record = _rehearse_row(row, kind, device)
             yield record
     say(f"{len(published)} rows went through, from their official files to a score; none of these numbers is a result")

@@ -16,10 +16,8 @@ import numpy as np
 
 from cause_lite import checkpoints
 from cause_lite.backbones import Backbone, load_backbone
-from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.feature_store import cached_features
-from cause_lite.backbones.joined_levels import centred_on_training, mean_patch, without_centre
-from cause_lite.backbones.loading import folder_fingerprint
+from cause_lite.backbones.loading import TRAINING, centred, find_folder, folder_fingerprint
 from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
@@ -28,8 +26,8 @@ from cause_lite.datasets.arrays import SOFTWARE, Reading
 from cause_lite.datasets.images import LazyRows, files_fingerprint, flipped
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
-from cause_lite.lab.label_flow import fit
 from cause_lite.lab.recipes import evaluation_split
+from cause_lite.methods.as_released import fit
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, this_device
@@ -71,12 +69,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         When another process is writing to the folder, or the images or the backbone cannot be read.
     """
     folder = Path(folder)
-    centred = centred_on_training(config.backbone)
-    plain = load_backbone(without_centre(config.backbone) if centred else config.backbone).to(choose_device(device))
-    config = with_size_of(plain, config)
-    train = load_training(config)
-    check_clusters(train, plain)
-    backbone = _centred(plain, train, config.backbone) if centred else plain
+    config, train, backbone = prepared(config, device)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
         images = files_fingerprint(train.images)
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
@@ -87,15 +80,24 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
         about = {"images": len(train), "content": images}
         parallel.run_on_main_process(lambda: _write_fit(fitted, config, folder, about))
     if is_folder(config.data.name) and parallel.processes().is_main_process:
+        import matplotlib.pyplot as plt
+
         sheet = contact_sheet(fitted.segmenter, train.images)
+        plt.close(sheet)  # it can still be saved; a notebook would show an open figure
         write_whole(folder / "contact.png", lambda part: sheet.savefig(part, dpi=100, metadata={"Software": SOFTWARE}))
     return fitted
 
 
-def _centred(plain: Backbone, train: Split, name: str) -> Backbone:
-    """Return a backbone from whose patches the mean patch of the training images is subtracted."""
-    centre = mean_patch(plain, train.images, f"Features of {train.name}/{train.split}")
-    return CentredBackbone(plain, centre, name).to(plain.mean.device)
+def prepared(config: FitConfig, device: str = "auto") -> tuple[FitConfig, Split, Backbone]:
+    """Return the settings with sizes that the backbone can see, the training images, and the backbone on a device."""
+    own_centre = config.backbone.centre == TRAINING
+    plain = load_backbone(config.backbone.plain if own_centre else config.backbone)
+    plain.to(choose_device(device, config.optimisation.precision))
+    plain.prepare(config.optimisation.precision, config.optimisation.compiled)
+    config = with_size_of(plain, config)
+    train = load_training(config)
+    check_clusters(train, plain)
+    return config, train, centred(plain, train.images, f"Features of {train.name}/train") if own_centre else plain
 
 
 def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
@@ -218,7 +220,7 @@ def read_config(folder: Path) -> FitConfig:
     about = read_json(Path(folder) / "fit.json")
     try:
         return config_records.read_config(about["config"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
 
@@ -293,7 +295,7 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
 
 def fitted_segmenter(config: FitConfig) -> Segmenter:
     """Return the segmenter of these settings on the fastest device; fit it now if it is not in the cache."""
-    return checkpoints.load(fitted_run(config)).to(choose_device("auto"))
+    return checkpoints.load(fitted_run(config)).to(choose_device("auto", config.optimisation.precision))
 
 
 def fit_origin(config: FitConfig) -> dict:
@@ -307,7 +309,7 @@ def fitted_run(config: FitConfig) -> Path:
 
     A backbone in a folder may be trained anew under its name: fits on what it was before are others.
     """
-    made_by = hashlib.sha256(f"{this_device()} {folder_fingerprint(config.backbone)}".encode())
+    made_by = hashlib.sha256(f"{this_device()} {folder_fingerprint(find_folder(config.backbone.name))}".encode())
     name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
     folder = cache_dir() / "fits" / f"{name}-{made_by.hexdigest()[:12]}"
     if not (folder / "fit.json").exists():

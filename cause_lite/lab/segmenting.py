@@ -165,7 +165,7 @@ def segment_files(
     """
     how, failures = how or Segmenting(), list[str]()
     jobs, notes = plan_jobs([Path(path) for path in paths])
-    segmenter = checkpoints.load(model).to(choose_device(device))
+    segmenter = checkpoints.load(model).in_precision("fp32").to(choose_device(device))
     label_type(len(segmenter.cluster_probe.centres))  # refuses too many
     legend = legend_of(segmenter, model, how.named)
     for note in notes:

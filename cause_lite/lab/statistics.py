@@ -1,7 +1,7 @@
 """What a few seeds can say: paired t intervals, Holm's correction, and when a difference counts as a finding.
 
 An interval covers one source of chance, the seed of the fit (which draws batches, patches, initial weights and
-dropout), on one backbone and one set of test images. `image_deviation` measures what the choice of test images adds.
+dropout), on one backbone and one set of test images. `results.resampled_deviation` says what the images add.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.stats
-import torch
-
-from cause_lite.metrics import ClusterMetrics
 
 CONFIDENCE = 0.95
 UNKNOWN_CPU = "a CPU"
@@ -64,6 +61,25 @@ def paired_t(differences: np.ndarray) -> Estimate:
         return Estimate(mean, mean, mean, float(mean == 0))
     test = scipy.stats.ttest_1samp(values, 0)
     interval = test.confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def unpaired(values: np.ndarray, others: np.ndarray) -> Estimate:
+    """Return the difference of two means of seeds that share no randomness: values (n,), others (m,).
+
+    The interval is Welch's; the p-value is that of a permutation test of the difference, exact where all regroupings
+    can be tried and otherwise from 99,999 of them, counted with the observed one (Phipson and Smyth, 2010).
+    """
+    mean = float(np.mean(values) - np.mean(others))
+    if min(len(values), len(others)) < SEEDS_FOR_INTERVAL:
+        return Estimate(mean, np.nan, np.nan, np.nan)
+    interval = scipy.stats.ttest_ind(values, others, equal_var=False).confidence_interval(CONFIDENCE)
+    test = scipy.stats.permutation_test(
+        (values, others),
+        lambda one, two, axis: np.mean(one, axis) - np.mean(two, axis),
+        n_resamples=99_999,
+        rng=np.random.default_rng(0),
+    )
     return Estimate(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
@@ -166,25 +182,3 @@ def _pairs(records: dict[str, dict], base: str | Callable[[str, set[str]], str],
 def device_of(record: dict) -> str:
     """Return the name of the device that a record was made on. Early records name an accelerator but no processor."""
     return record.get("device") or record["environment"].get("accelerator", UNKNOWN_CPU)
-
-
-def image_deviation(confusions: np.ndarray, resamples: int = 200, seed: int = 0) -> float:
-    """Return the standard deviation of the matched mIoU, in points, over test sets drawn anew from the same images.
-
-    A bootstrap: each resample draws N images with replacement, adds their confusions and matches clusters to classes
-    anew.
-
-    Parameters
-    ----------
-    confusions
-        Clusters by classes of each image, (N, K, C), in pixels.
-    resamples, seed
-        How many test sets are drawn, and from which seed.
-    """
-    rng, scores = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        drawn = rng.integers(len(confusions), size=len(confusions))
-        metrics = ClusterMetrics(confusions.shape[2], confusions.shape[1])
-        metrics.confusion = torch.from_numpy(confusions[drawn].sum(0))
-        scores.append(metrics.compute()["miou"])
-    return float(np.std(scores, ddof=1))

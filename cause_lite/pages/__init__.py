@@ -1,5 +1,5 @@
-"""What makes the book: figures, tables, sliders, records of its numbers, the site, and the check in a browser.
+"""What makes the book: figures, tables, sliders, records of its numbers, the site and its PDF.
 
 Begin with `site.build`, which `make book` runs. `headlines` glues a number into a page and `verify` compares it;
-`plots` and `tables` draw what the pages show.
+`plots` and `tables` show what several pages need.
 """

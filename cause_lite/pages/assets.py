@@ -1,4 +1,4 @@
-"""Scripts and fonts of the npm registry: those that pages load, so that they ask no other host, and the check's."""
+"""Scripts and fonts of the npm registry that pages load from the site, so that they ask no other host."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ PAGE_ASSETS = {
     ),
     "onnxruntime": Asset("onnxruntime-web@1.30.0", "dist", ("ort.wasm.bundle.min.mjs", RUNTIME_FILE)),
 }
-CHECK_ASSETS = {"axe": Asset("axe-core@4.14.1", "", ("axe.min.js", "LICENSE"))}  # for the check alone, on no page
 
 
 def fetch_assets(assets: dict[str, Asset], folder: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
-import math
+from dataclasses import dataclass
 
-from cause_lite.pages.verify import KINDS, Kind, records_dir
+from pydantic import ValidationError
+
+from cause_lite.pages.verify import Number, first_problem, records_dir
+from cause_lite.runtime.device import this_device
 from cause_lite.runtime.files import UserError, write_json
 from cause_lite.runtime.provenance import canonical_json, commit, config_hash, environment
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Headline:
     """A number as a page shows it: its text, and a button that shows its record (book/_static/numbers.js)."""
 
@@ -38,7 +40,6 @@ def record(
     seed: int | None = None,
     config: object = None,
     digits: int = 1,
-    kind: Kind = "score",
     spread: float | None = None,
 ) -> None:
     """Glue a headline number into the page, and write its record for `verify`.
@@ -52,30 +53,25 @@ def record(
     seed, config
         What it was computed with; the record holds the hash of `config`, the page its text.
     digits
-        Decimals on the page.
-    kind
-        `score`, or `difference`: then a change of its sign fails the build.
+        Decimals on the page; a build may be off by half a unit of the last one.
     spread
-        Its measured standard deviation over seeds or over machines, from which `verify.tolerance` derives how far it
-        may move. None for a number that must repeat to the bit, such as one read from a committed record.
+        Its measured standard deviation over seeds, by which it may move where a GPU computes it; None elsewhere.
 
     Raises
     ------
     UserError
-        When the value is not finite, the kind is unknown, or the spread is negative or not finite.
+        When a field is wrong, such as a value that is not finite.
     """
     from myst_nb import glue  # slow to import, and only a page glues
 
-    value = float(value)
-    if not math.isfinite(value):
-        raise UserError(f"record {key}: value must be a finite number, not {value}")
-    if kind not in KINDS:
-        raise UserError(f"record {key}: kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    if spread is not None and not (math.isfinite(spread) and spread >= 0):
-        raise UserError(f"record {key}: spread must be a finite number of at least 0, not {spread}")
-    about = {"key": key, "value": value, "unit": unit, "kind": kind, "seed": seed}
-    origin = {"config_hash": config_hash(config or {}), "commit": commit(), "environment": environment()}
-    entry = about | {"spread": None if spread is None else float(spread)} | origin
+    about = {"key": key, "value": float(value), "unit": unit, "digits": digits, "seed": seed}
+    about["spread"] = None if spread is None else float(spread)
+    about |= {"config_hash": config_hash(config or {}), "commit": commit()}
+    try:
+        about["environment"] = environment() | {"processor": this_device()}
+        entry = Number.model_validate(about).model_dump()
+    except ValidationError as error:
+        raise UserError(f"record {key}: {first_problem(error)}") from error
     write_json(records_dir() / f"{key}.json", entry)
-    text = f"{value:.{digits}f}" + (f" {unit}" if unit else "")
+    text = f"{entry['value']:.{digits}f}" + (f" {unit}" if unit else "")
     glue(key, Headline(text, entry | {"configuration": canonical_json(config or {})}), display=False)

@@ -1,155 +1,196 @@
-"""The published tables as the book shows them: what is published, and what was run here.
+"""Tables and lists of scores and their differences, made in one way on every page.
 
-Begin with `published_table`. Everything is read from recipes and records, except where `run_missing` runs a row.
+Begin with `score_table` (from records) and `difference_list` (from paired differences).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
+from IPython.display import HTML
 
-from cause_lite.datasets.registry import PUBLISHED
-from cause_lite.lab import reproduce
-from cause_lite.lab.cost import expected_cost
-from cause_lite.lab.recipes import TABLES, Row, rows
-from cause_lite.lab.reproduce import KINDS
-from cause_lite.pages import plots
-from cause_lite.pages.widgets import embedded, png
+from cause_lite.backbones.loading import labels_seen
+from cause_lite.lab import earlier, ladder
+from cause_lite.lab.results import SCORES as MEASURES
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of, family
 
-FLAGS = {"released": " --released", "clean": "", "as_released": " --as-released"}
-
-
-def score_text(records: list[dict], score: str) -> str:
-    """Return `mean ± standard deviation` over the seeds of `records`; a dash where nothing was run."""
-    values = [record[score] for record in records]
-    if not values:
-        return "-"
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-
-
-def published_table(table: str) -> pd.DataFrame:
-    """Return the published mIoU and pAcc of each row in percent, and the scores of each kind of run, if any."""
-    lines = []
-    for row in rows(table):
-        records = list(reproduce.read_records(row))
-        line = {"row": row.name, "published mIoU": row.published["miou"], "pAcc": row.published["pacc"]}
-        for kind, title in KINDS.items():
-            runs = [record for record in records if record["kind"] == kind]
-            line[title] = " / ".join(score_text(runs, score) for score in ("miou", "pacc")) if runs else "not run"
-        lines.append(line)
-    return pd.DataFrame(lines).set_index("row")
+NO_BREAK = "\N{NO-BREAK SPACE}"
+MOST_DECIMALS = 4  # of a difference that is nearly zero
+SCORES = {"miou": "mIoU", "pacc": "pAcc"}
+SPLITS = {"val": "validation images", "test": "test images"}
+DATA_WORDS = {"msrc": "MSRC, 21 classes", "camvid": "CamVid, 11 classes"}
+LADDER_WORDS = {
+    "gain": "the clean method less mini-batch k-means",
+    "leak": "step 3 as released less the same step with labels detached",
+    "loop": "step 3 as released with labels detached less the clean method",
+}
+NOTE = (
+    "Differences are paired by seed and, in the studies, by device; early records that name no processor count as one "
+    "device. In brackets a paired t interval of 95 %, from three seeds on; fewer than five seeds are named. `*` marks "
+    "a finding: five seeds, and a p-value of at most 0.05 after Holm's correction for all differences of one table or "
+    "of one data set and head, in one score. A ± is the sample standard deviation over the seeds of the fit. Only that "
+    "seed is covered: not another backbone, other test images or another processor."
+)
 
 
-def all_rows() -> pd.DataFrame:
-    """Return every row of every table: what is published and run, and what a clean run is expected to take.
+def mean_sd(mean: float, deviation: float) -> str:
+    """Return `mean ± deviation`; a deviation that is NaN, as of one seed, is left out."""
+    return f"{mean:.1f}" + ("" if np.isnan(deviation) else f"{NO_BREAK}±{NO_BREAK}{deviation:.1f}")
 
-    Returns
-    -------
-    DataFrame
-        Scores as texts `mIoU / pAcc` in percent, hours and gigabytes of GPU memory of one clean run as numbers.
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and one decimal, or as many as keep the sign of one that is nearly zero."""
+    for decimals in range(1, MOST_DECIMALS + 1):
+        if float(text := f"{value:+.{decimals}f}"):
+            return text
+    return "0.0"
+
+
+def difference(row: Any) -> str:
+    """Return a difference with its interval, such as `+1.2 (+0.3 to +2.1)`; few seeds are named with it or instead.
+
+    `row` has `difference`, `low`, `high`, `seeds` and `finding`, as the rows of `statistics.compared` and `family`.
     """
-    lines = []
-    for table, title in TABLES.items():
-        for row, scores in zip(rows(table), published_table(table).itertuples(index=False), strict=True):
-            miou, pacc, *runs = scores
-            cost = expected_cost(row)
-            published = f"{miou:.1f} / " + ("-" if pd.isna(pacc) else f"{pacc:.1f}")
-            lines.append([title, row.name, published, *runs, cost.hours, cost.memory_bytes / 1e9])
-    return pd.DataFrame(lines, columns=["data set", "row", "published", *KINDS.values(), "hours", "memory, GB"])
+    if row.seeds < SEEDS_FOR_INTERVAL:
+        interval = f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
+    else:
+        few = "" if row.seeds >= SEEDS_FOR_FINDING else f", {row.seeds} seeds"
+        interval = f"({signed(row.low)} to {signed(row.high)}{few})"
+    return f"{signed(row.difference)} {interval.replace(' ', NO_BREAK)}" + ("*" if row.finding else "")
 
 
-def styled(frame: pd.DataFrame) -> Styler:
-    """Return a table with one digit, and a dash for what is not given."""
-    return frame.style.format(precision=1, na_rep="-")
-
-
-def runs_table(table: str) -> pd.DataFrame:
-    """Return the runs of a table's rows: seed, date, device and where the record can be read."""
-    lines = [
-        {
-            "row": row.name,
-            "run": KINDS[record["kind"]],
-            "seed": record["seed"],
-            "date": record["date"][:10],
-            "device": record["device"],
-            "record": reproduce.record_address(record),
-        }
-        for row in rows(table)
-        for record in reproduce.read_records(row)
-    ]
-    return pd.DataFrame(lines, columns=["row", "run", "seed", "date", "device", "record"])
-
-
-def gallery(table: str) -> str:
-    """Return HTML: the runs of a table, and of each its picture, confusion and IoU by class; or that there is none."""
-    runs = [(row, record) for row in rows(table) for record in reproduce.read_records(row)]
-    if not runs:
-        return "<p>No row of this table has been run here yet: there is nothing to show.</p>"
-    listed = runs_table(table).to_html(index=False, classes="told", render_links=True)
-    return listed + "".join(_run_html(row, record) for row, record in runs)
-
-
-def _run_html(row: Row, record: dict) -> str:
-    title, classes = f"{row.name}, {KINDS[record['kind']]}, seed {record['seed']}", PUBLISHED[row.table].classes
-    parts, picture = [f"<h3>{title}</h3>"], reproduce.record_path(record).with_suffix(".png")
-    if picture.exists():
-        parts.append(embedded(picture.read_bytes(), f"{title}: images, what is predicted in them, and the truth."))
-    drawn = png(plots.confusion(record, classes))
-    parts.append(embedded(drawn, f"{title}: how many pixels of each class went to each cluster."))
-    scores = pd.DataFrame({"class": classes, "IoU, %": record["iou"]})
-    return "".join([*parts, scores.to_html(index=False, float_format="{:.1f}".format, na_rep="never occurs")])
-
-
-def missing_table(table: str) -> pd.DataFrame:
-    """Return what would fill the empty cells: the command, and what it is expected to take on one GPU."""
-    lines = []
-    for row in rows(table):
-        existing = {record["kind"] for record in reproduce.read_records(row)}
-        for kind in KINDS.keys() - existing:
-            cost, command = expected_cost(row, kind), f"cause-lite reproduce {row.key}{FLAGS[kind]} --crf"
-            lines.append((row.name, command, cost.hours, cost.memory_bytes / 1e9, cost.disk_bytes / 1e9))
-    columns = ["row", "command", "hours a seed", "GPU memory, GB", "disk, GB"]
-    return pd.DataFrame(lines, columns=columns).sort_values("command", ignore_index=True)
-
-
-def rehearsed_table(table: str) -> pd.DataFrame:
-    """Return which rows this build rehearsed, and when; the scores of a rehearsal mean nothing and are left out."""
-    lines = []
-    for row in rows(table):
-        dates = {record["kind"]: record["date"][:10] for record in reproduce.read_records(row, rehearsed=True)}
-        lines.append({"row": row.name} | {title: dates.get(kind, "not in this build") for kind, title in KINDS.items()})
-    return pd.DataFrame(lines).set_index("row")
-
-
-def run_missing(table: str, seeds: int = 3, say: Callable[[str], None] = print) -> None:
-    """Run what is missing from a table and can be run here if CAUSE_PROFILE=gpu; else say that records are shown.
+def score_table(records: Sequence[dict], base: str | None = None, fewest: int = 1) -> pd.DataFrame:
+    """Return a row for each method: scores as mean ± deviation over seeds, and gains over `base` at the same seeds.
 
     Parameters
     ----------
-    table
-        One of `recipes.TABLES`.
-    seeds
-        How many to run of a fit; a released checkpoint is scored once.
-    say
-        Takes a line for each row that cannot run, with what it needs.
+    records
+        Runs with `method`, `seed` and scores in percent; methods stay in the order met.
+    base
+        The method that gains are measured from. Their intervals are not corrected for their number.
+    fewest
+        Methods with fewer seeds are left out.
     """
-    if os.environ.get("CAUSE_PROFILE") != "gpu":
-        say("Shown from records; `CAUSE_PROFILE=gpu make book` runs what is missing.")
-        return
-    for row in rows(table):
-        _run_row(row, seeds, say)
+    frame = pd.DataFrame(records)
+    by_seed = frame.pivot_table(index="seed", columns="method", values=list(SCORES))
+    lines = []
+    for method, part in frame.groupby("method", sort=False):
+        line = {"method": method}
+        for score, name in SCORES.items():
+            line[f"{name}, %"] = mean_sd(part[score].mean(), part[score].std())
+            if base:
+                gain = (by_seed[score, method] - by_seed[score, base]).dropna().to_numpy()
+                row = family({(method,): gain}, ("method",)).assign(finding=False).iloc[0]
+                line[f"gain, {name}"] = "" if method == base else difference(row)
+        if (seeds := part["seed"].nunique()) >= fewest:
+            lines.append(line | {"seeds": seeds})
+    return pd.DataFrame(lines)
 
 
-def _run_row(row: Row, seeds: int, say: Callable[[str], None]) -> None:
-    existing = {(record["kind"], record["seed"]) for record in reproduce.read_records(row)}
-    for kind in KINDS:
-        if missing := reproduce.missing_requirements(row, kind):
-            say(f"{row.key}, {kind}: not run; missing: {'; '.join(missing)}")
-            continue
-        for seed in range(1 if kind == "released" else seeds):
-            if (kind, seed) not in existing:
-                reproduce.write_record(reproduce.reproduce_row(row, seed, kind, "auto", say))
+def photographs_table(data: str, rung: str = earlier.BACKBONE, fewest: int = 1) -> pd.DataFrame:
+    """Return the scores of a data set on a backbone, and gains over mini-batch k-means; as in `score_table`."""
+    runs = [
+        run | {"method": ", ".join(filter(None, (run["method"], run["title"])))} for run in earlier.runs_on(data, rung)
+    ]
+    return score_table(runs, earlier.ARM_METHODS[earlier.FEATURE_ARM], fewest)
+
+
+def measures(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return every measure of a study's arms, mean ± deviation over seeds; `scores` is what `results.frame` returns."""
+    lines = []
+    for method, part in scores.groupby("method", sort=False):
+        line = {"method": method} | {name: mean_sd(part[key].mean(), part[key].std()) for key, name in MEASURES.items()}
+        lines.append(line | {"seeds": part["seed"].nunique()})
+    return pd.DataFrame(lines)
+
+
+def effect_table(study: str, data: str) -> pd.DataFrame:
+    """Return each run's scores and its differences from its base, a row a head and run; `*` marks a finding."""
+    by_score = {name: earlier.effects(study, data, score) for score, name in SCORES.items()}
+    table = by_score["mIoU"]
+    titles = dict(zip(table["name"], table["title"], strict=True))
+    shown = pd.DataFrame({"head": table["method"], "run": table["title"]})
+    shown["compared with"] = ["" if row.base == row.name else titles[row.base] for row in rows_of(table)]
+    for name, scored in by_score.items():
+        shown[f"{name}, %"] = [mean_sd(row.mean, row.std) for row in rows_of(scored)]
+        shown[f"Δ {name}"] = ["" if row.name == row.base else difference(row) for row in rows_of(scored)]
+    return shown.assign(seeds=table["seeds"])
+
+
+def rows_of(table: pd.DataFrame) -> list:
+    """Return the rows of a table as named tuples."""
+    return list(table.itertuples(index=False))
+
+
+def gain_rows(records: list[dict], bases: tuple[str, ...]) -> pd.DataFrame:
+    """Return the differences of CAUSE's heads from baselines (`earlier.gains`), a row a pair and `score`."""
+    parts = [earlier.gains(records, bases, score=key).assign(score=name) for key, name in earlier.SCORES.items()]
+    return pd.concat(parts)
+
+
+def ladder_rows(head: str = "mlp") -> pd.DataFrame:
+    """Return gain, leak and loop (`what`) of every `data` set and `backbone`, a row a `score`; see `ladder.ladder`."""
+    lines = []
+    for data, (score, name) in itertools.product(DATA_WORDS, earlier.SCORES.items()):
+        for rung, part in ladder.ladder(data, head, score).groupby(level="backbone", sort=False):
+            for what, row in ladder.differences(part.droplevel("backbone")).items():
+                lines.append(row.to_dict() | {"data": data, "backbone": rung, "what": what, "score": name})
+    return pd.DataFrame(lines)
+
+
+def difference_list(rows: pd.DataFrame, label: str) -> str:
+    """Return a Markdown list of differences; those of one label stand in one line, each with its score.
+
+    Parameters
+    ----------
+    rows
+        What `difference` needs, with `score` and what `label` names; `data` and `what` are put into words.
+    label
+        A template of what is compared, such as ``{data}, `{backbone}` ``.
+    """
+    lines: dict[str, list[str]] = {}
+    for row in rows.replace({"data": DATA_WORDS, "what": LADDER_WORDS}).to_dict("records"):
+        told = f"{difference(pd.Series(row))} {row['score']}"
+        lines.setdefault(label.format_map(row), []).append(told)
+    return "\n".join(f"* {name}: {' and '.join(told)}" for name, told in lines.items())
+
+
+def leak_text() -> str:
+    """Return gain, leak and loop on the strongest backbone for both data sets, and what they cover, as Markdown.
+
+    The lead over full k-means stands before the gain, which is measured from a weaker k-means.
+    """
+    leads = ladder.leads(earlier.FULL_ARM).assign(what="the clean method less full k-means")
+    rows = pd.concat([leads, ladder_rows()]).query("backbone == @earlier.BACKBONE")
+    told = [difference_list(rows[rows["data"] == data], "{data}, `{backbone}`, {what}") for data in DATA_WORDS]
+    seen = f"`{earlier.BACKBONE}` was trained on {labels_seen(earlier.BACKBONE)}."
+    families = "The differences from full k-means, of all backbones, data sets and scores, are one family of their own."
+    return "\n\n".join([*told, f"{NOTE} {families} {seen}"])
+
+
+def scored_on(study: str, data: str) -> str:
+    """Return which images a study scored and where the runs of each head ran, in words."""
+    records = earlier.read_study(study, data).values()
+    splits = " and ".join(sorted({SPLITS[record["split"]] for record in records}))
+    places = sorted({(record["method"], device_of(record)) for record in records})
+    return f"scored on {splits}; {', '.join(f'{method} on {device}' for method, device in places)}"
+
+
+def shown(tables: Mapping[str, pd.DataFrame], classes: str = "told scores", escape: bool = True) -> HTML:
+    """Return tables as HTML, each below its caption; `told` wraps words, `scores` sets numbers to the right."""
+    return HTML(
+        "".join(
+            (f"<p><b>{caption}</b></p>" if caption else "") + table.to_html(index=False, classes=classes, escape=escape)
+            for caption, table in tables.items()
+        )
+    )
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table of texts and whole numbers as Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -16,7 +16,7 @@ from cause_lite import checkpoints
 from cause_lite.backbones.loading import labels_seen
 from cause_lite.checkpoints.onnx_export import CARD_FILE, NETWORK_FILE, write_onnx
 from cause_lite.datasets import scenes
-from cause_lite.datasets.photographs import photographs
+from cause_lite.datasets.photos import photographs
 from cause_lite.lab.colours import palette
 from cause_lite.lab.runs import read_config
 from cause_lite.pages.assets import RUNTIME_FILE
@@ -58,12 +58,13 @@ def _write_segmenter(name: str, target: Path) -> dict:
     card = read_json(target / name / CARD_FILE)
     config = read_config(project_dir() / "data" / "segmenters" / name)
     data = "rendered scenes, so that photographs are new to it" if name == "scenes" else Path(config.data.name).name
-    labels = labels_seen(config.backbone)
-    fitted = f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels."
+    labels = labels_seen(config.backbone.name)
+    seen = f"The clusters were found without labels, on a backbone that was trained on {labels}."
     return card | {
         "name": name,
         "title": f"{name} ({card['clusters']} clusters)",
-        "note": f"{fitted} Its backbone was trained on {labels}." if labels else fitted,
+        "note": f"The segmenter {name} was fitted on {data}, without labels; it sees tiles of {card['size']} pixels.",
+        "labels": seen if labels else "No label was used.",
         "file": f"{name}/{NETWORK_FILE}",
         "bytes": (target / name / NETWORK_FILE).stat().st_size,
         "palette": palette(card["clusters"]).tolist(),

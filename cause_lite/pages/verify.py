@@ -1,41 +1,75 @@
-"""Compare the numbers that a build of the book computed with data/expected.json, within tolerances that follow spreads.
+"""Compare the numbers that a build of the book computed with data/expected.json, to the last digit that is printed.
 
-Begin with `verify`. `accept` writes the expectation, and `tolerance` says how far a number may move.
+Begin with `verify`; `accept` writes the expectation.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from cause_lite.runtime.files import UserError, project_dir, read_json, write_json
 
-Kind = Literal["score", "difference"]
-KINDS: tuple[Kind, ...] = ("score", "difference")
-FIELDS = {"key", "value", "unit", "kind", "spread", "seed", "config_hash", "commit", "environment"}
-
-REPEATABILITY = 2.8  # standard deviations, ISO 5725-6: see `tolerance`
-EXACT = 0.05  # half of the last digit that a page shows of a percentage
+REPEATABILITY = 2.8  # deviations by which two runs that vary alike differ in one of twenty cases (ISO 5725-6:1994)
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class Expectation(NamedTuple):
-    """The value of a number and how far from it a build may be, both finite and the tolerance at least 0."""
+class Expectation(BaseModel):
+    """The value of a number, and with how many decimals it is printed."""
 
-    value: float
-    tolerance: float
+    model_config = ConfigDict(strict=True)
+
+    value: FiniteFloat
+    digits: NonNegativeInt
 
 
-@dataclasses.dataclass(frozen=True)
+class Expected(BaseModel):
+    """The content of data/expected.json: numbers by their keys, and the environment that computed them."""
+
+    model_config = ConfigDict(strict=True)
+
+    environment: dict[str, str]
+    numbers: dict[str, Expectation]
+
+
+class Number(Expectation):
+    """A number of a build and how it was made; `spread` is its measured standard deviation, if any."""
+
+    key: str
+    unit: str
+    spread: Annotated[FiniteFloat, Field(ge=0)] | None
+    seed: int | None
+    config_hash: str
+    commit: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Check:
     """One line of `verify`: `status` is ok, moved, missing (not computed) or new (not expected)."""
 
     key: str
-    expected: float | None
-    tolerance: float | None
-    found: float | None
     status: str
+    digits: int
+    expected: float | None = None
+    found: float | None = None
+    allowed: float | None = None
+    gpu: str | None = None  # what computed the number, where that is why more is allowed
+    differs: tuple[str, ...] = ()  # entries of the environment, in words
+
+    def values(self) -> tuple[str, str, str]:
+        """Return as texts, with a digit more than is printed: the record, this build's number, how far it may be."""
+        numbers = (self.expected, self.found, self.allowed)
+        record, found, allowed = ("-" if one is None else f"{one:.{self.digits + 1}f}" for one in numbers)
+        return record, found, f"{allowed}, since {self.gpu} computed it" if self.gpu else allowed
+
+    def told(self) -> str:
+        """Return in words what the record says and what this build computed."""
+        record, found, allowed = self.values()
+        return f"{self.key} ({self.status}): {record} in the record, {found} in this build; allowed: {allowed}"
 
 
 def records_dir() -> Path:
@@ -48,32 +82,15 @@ def expected_path() -> Path:
     return project_dir() / "data" / "expected.json"
 
 
-def tolerance(value: float, kind: Kind, spread: float | None = None, accepted: float | None = None) -> float:
-    """Return how far a number may move before `verify` fails.
+def allowance(number: Number) -> tuple[float, str | None]:
+    """Return how far a number may be from its record, half a unit of its last printed digit, and None.
 
-    With a measured spread: 2.8 standard deviations, and at least `EXACT`. Two runs that vary alike differ by more
-    than 1.96 sqrt(2) = 2.8 of their standard deviations in one of twenty cases (the repeatability limit of
-    ISO 5725-6:1994). The spread is that of one run also where the number is a mean over runs: the room that this leaves
-    is for a standard deviation which few seeds estimate poorly. By Student's t, a mean over 3 seeds that are all drawn
-    anew stays within it in 92 % of cases, one over 5 seeds in 99 %.
-
-    Without one: what was accepted before, else `EXACT`, as for a number that must repeat to the bit.
-
-    A difference may in no case move by more than half of its absolute value, so that a change of sign always fails.
-
-    Parameters
-    ----------
-    value, kind
-        The number, and whether it is a score or a difference of two.
-    spread
-        Its measured standard deviation over seeds or over machines, in its unit; None where none was measured.
-    accepted
-        The tolerance that it had before, if any.
+    A GPU adds in another order than the processor that made the record. What it computes may be 2.8 standard
+    deviations away, where the deviation was measured; then the GPU's name is returned in place of None.
     """
-    limit = EXACT if accepted is None else accepted
-    if spread is not None:
-        limit = max(EXACT, REPEATABILITY * spread)
-    return min(limit, abs(value) / 2) if kind == "difference" else limit
+    half, gpu = 0.5 * 10**-number.digits, number.environment.get("accelerator")
+    wide = REPEATABILITY * (number.spread or 0)
+    return (wide, gpu) if gpu and wide > half else (half, None)
 
 
 def verify(folder: Path | None = None, expected: Path | None = None) -> list[Check]:
@@ -91,76 +108,77 @@ def verify(folder: Path | None = None, expected: Path | None = None) -> list[Che
     UserError
         Naming the file that is damaged.
     """
-    expectations, entries = _read_expected(expected or expected_path()), _read_records(folder or records_dir())
-    return [_checked(key, expectations.get(key), entries.get(key)) for key in sorted(expectations.keys() | entries)]
+    wanted, found = _read(Expected, expected or expected_path(), "restore it"), _read_numbers(folder)
+    return [_checked(key, wanted, found.get(key)) for key in sorted(wanted.numbers.keys() | found)]
 
 
-def _checked(key: str, expectation: Expectation | None, entry: dict | None) -> Check:
-    if expectation is None:
-        return Check(key, None, None, entry["value"] if entry else None, "new")
-    if entry is None:
-        return Check(key, *expectation, None, "missing")
-    # The expectation's tolerance may be older than the rule, so the rule's limit of a difference holds here too.
-    limit = min(expectation.tolerance, tolerance(expectation.value, entry["kind"], accepted=math.inf))
-    status = "ok" if abs(entry["value"] - expectation.value) <= limit else "moved"
-    return Check(key, expectation.value, limit, entry["value"], status)
+def _checked(key: str, wanted: Expected, number: Number | None) -> Check:
+    """Return the line of one key."""
+    record = wanted.numbers.get(key)
+    if number is None:
+        return Check(key, "missing", wanted.numbers[key].digits, wanted.numbers[key].value)
+    if record is None:
+        return Check(key, "new", number.digits, found=number.value)
+    allowed, gpu = allowance(number)
+    # A little more than the half, since neither it nor the two values are exact in binary.
+    status = "ok" if abs(number.value - record.value) <= allowed * (1 + 1e-9) else "moved"
+    differs = tuple(_differences(wanted.environment, number.environment))
+    return Check(key, status, number.digits, record.value, number.value, allowed, gpu, differs)
+
+
+def _differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [
+        f"{name}: {then.get(name, 'none')} in the record, {now.get(name, 'none')} in this build"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+
+
+def summary(checks: list[Check]) -> str:
+    """Return which numbers do not hold, a line each, and in what this build's environment differs; else nothing."""
+    wrong = [check for check in checks if check.status != "ok"]
+    if not checks:
+        return "nothing was computed; run `make book` first"
+    if not wrong:
+        return ""
+    differs = sorted({entry for check in wrong for entry in check.differs})
+    lines = [check.told() for check in wrong]
+    lines += ["the environment of the record differs:", *differs] if differs else ["the environments are the same"]
+    return "\n  ".join([f"{len(wrong)} of {len(checks)} numbers do not hold:", *lines])
 
 
 def accept(folder: Path | None = None, expected: Path | None = None) -> int:
-    """Write what a build computed as the new expectation, each number with its `tolerance`.
+    """Write what a build computed as the new expectation, and return the count of numbers.
 
-    Raises UserError, and writes nothing, when the build computed none.
-
-    Parameters
-    ----------
-    folder, expected
-        As in `verify`. A key that the build did not compute leaves the expectation.
-
-    Returns
-    -------
-    int
-        The count of numbers.
+    Raises UserError, and writes nothing, when the build computed none. The parameters are those of `verify`; a key that
+    the build did not compute leaves the expectation.
     """
-    path = expected or expected_path()
-    before = _read_expected(path) if path.exists() else {}
-    content = {}
-    for key, entry in _read_records(folder or records_dir()).items():
-        accepted = before[key].tolerance if key in before else None
-        limit = tolerance(entry["value"], entry["kind"], entry["spread"], accepted)
-        content[key] = {"value": entry["value"], "tolerance": limit}
-    if not content:
+    numbers = _read_numbers(folder)
+    if not numbers:
         raise UserError(f"{folder or records_dir()}: holds no record of a number; run `make book` first")
-    write_json(path, content)
-    return len(content)
+    content = {key: {"value": number.value, "digits": number.digits} for key, number in numbers.items()}
+    environment = next(iter(numbers.values())).environment
+    write_json(expected or expected_path(), {"environment": environment, "numbers": content})
+    return len(numbers)
 
 
-def _is_finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _read_numbers(folder: Path | None) -> dict[str, Number]:
+    paths = sorted((folder or records_dir()).glob("*.json"))
+    return {number.key: number for number in (_read(Number, path, "build the book again") for path in paths)}
 
 
-def _read_expected(path: Path) -> dict[str, Expectation]:
-    expectations = {}
-    for key, entry in read_json(path).items():
-        value, limit = (entry.get("value"), entry.get("tolerance")) if isinstance(entry, dict) else (None, None)
-        if not _is_finite(value) or not _is_finite(limit) or limit < 0:
-            raise UserError(f"{path}: {key} needs a finite `value` and a `tolerance` of at least 0")
-        expectations[key] = Expectation(float(value), float(limit))
-    return expectations
+def _read(kind: type[Model], path: Path, remedy: str) -> Model:
+    """Return a file as a model; UserError names the file and its first wrong field."""
+    content = read_json(path)
+    try:
+        return kind(**content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}; {remedy}") from error
 
 
-def _read_records(folder: Path) -> dict[str, dict]:
-    entries = {}
-    for path in sorted(folder.glob("*.json")):
-        entry = read_json(path)
-        if missing := FIELDS - entry.keys():
-            raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; build the book again")
-        if not isinstance(entry["key"], str):
-            raise UserError(f"{path}: `key` must be a name, not {entry['key']!r}; build the book again")
-        if not _is_finite(entry["value"]):
-            raise UserError(f"{path}: `value` must be a finite number; build the book again")
-        if entry["kind"] not in KINDS:
-            raise UserError(f"{path}: `kind` must be one of {', '.join(KINDS)}; build the book again")
-        if entry["spread"] is not None and not (_is_finite(entry["spread"]) and entry["spread"] >= 0):
-            raise UserError(f"{path}: `spread` must be a finite number of at least 0, or null; build the book again")
-        entries[entry["key"]] = entry
-    return entries
+def first_problem(error: ValidationError) -> str:
+    """Return the first wrong field of a model, what it holds and what is wrong with it, in words."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+    return f"`{place}`: {first['msg']}{given}"

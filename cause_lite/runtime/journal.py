@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cause_lite.runtime import parallel
+from cause_lite.runtime.device import random_state, restore_random_state, works_ahead
 from cause_lite.runtime.files import UserError, read_torch, write_whole
-from cause_lite.runtime.randomness import random_state, restore_random_state
 
 FIELDS = {"key", "parts", "generator", "random", "order", "losses"}
-
-
-class Stateful(Protocol):
-    """An object whose state can be saved and restored: a module, an optimiser, a gradient scaler, a concept bank."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as tensors and plain values."""
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Restore a state that `state_dict` returned."""
+READ_EVERY = 50  # steps after which the losses of a device that works ahead are read
 
 
 class StoppedError(UserError):
     """The work was asked to stop (Ctrl-C, SIGTERM) and did, after saving where it was."""
 
 
+class NotFiniteError(UserError):
+    """A loss is NaN or infinite; `images` holds the numbers of the images that it was computed on."""
+
+    def __init__(self, message: str, images: list[int]) -> None:
+        super().__init__(message)
+        self.images = images
+
+
 @dataclass
 class Stage:
     """A stage of training as far as it has come: all that going on needs, beside the global random state.
 
-    `order` (numbers of images) is drawn once for the whole stage; `losses` holds one number a step taken, but for the
-    last ones, which may be in `unread` still, on the device that computed them. `settle` runs before the stage is
-    saved: it reads those too.
+    `parts` have `state_dict` and `load_state_dict`, as modules and optimisers do. `order` (numbers of images) is drawn
+    once for the whole stage. `losses` holds one number a step taken; the last ones may be `unread` still, on the
+    device that computed them. `settle` runs before the stage is saved: it reads those too.
     """
 
     name: str
-    parts: Mapping[str, Stateful]
+    parts: Mapping[str, Any]
     generator: torch.Generator
     order: Tensor
     losses: list[float] = field(default_factory=list)
@@ -65,16 +65,9 @@ class Stage:
 
 
 class Journal:
-    """Keep one file a stage in `folder`, replaced every `every` seconds and when a stage ends.
+    """Keep one file a stage in `folder` (None writes none), replaced every `every` seconds and when a stage ends.
 
-    Parameters
-    ----------
-    folder
-        Where the files are; None writes none.
-    key
-        Names the work (configuration, data); together with the number of processes it tells a journal of other work.
-    every
-        Seconds between saves; 0 saves at each step.
+    `key` names the work (configuration, data); together with the number of processes it tells a journal of other work.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "", every: float = 60.0) -> None:
@@ -85,10 +78,7 @@ class Journal:
     def restore(self, stage: Stage) -> None:
         """Bring a stage, its parts and all generators to the saved state, where there is one.
 
-        Raises
-        ------
-        UserError
-            When the file is damaged or belongs to other work.
+        Raises UserError when the file is damaged or belongs to other work.
         """
         path = self.folder and self.folder / f"{stage.name}.pt"
         if path is None or not path.exists():
@@ -113,13 +103,13 @@ class Journal:
     def step(self, stage: Stage, end: bool) -> None:
         """Save, once a step is taken, when `every` seconds have passed, at the stage's end, or when asked to stop.
 
-        Raises
-        ------
-        StoppedError
-            When a signal asked to stop (see `stop_on_signals`).
+        Raises StoppedError when a signal asked to stop (see `stop_on_signals`).
         """
-        stop = max(parallel.gather_objects(self._stop)) if self.folder else 0
-        if self.folder and (stop or end or max(parallel.gather_objects(time.monotonic() - self._saved)) >= self.every):
+        if not self.folder:
+            return
+        asked = parallel.gather_objects((self._stop, time.monotonic() - self._saved))
+        stop, waited = (max(values) for values in zip(*asked, strict=True))
+        if stop or end or waited >= self.every:
             stage.settle()
             self._save(self.folder / f"{stage.name}.pt", stage)
         if stop:
@@ -163,3 +153,20 @@ class Journal:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def steps_between_reads(device: torch.device) -> int:
+    """Return the steps after which losses are read: each, but where a reading waits for the device."""
+    return READ_EVERY if works_ahead(device) else 1
+
+
+def read_losses(stage: Stage, batches: Sequence[Tensor], journal: Journal) -> None:
+    """Read the losses that are still on the device; raise NotFiniteError at the first that is NaN or infinite."""
+    first = 1 + len(stage.losses)
+    for step, loss in enumerate(stage.read(), first):
+        if not math.isfinite(loss):
+            file = journal.save_failed(stage)
+            where = f"at step {step}" + (f" (state in {file})" if file else "")
+            advice = "look at its images, lower the rate, or use --precision fp32"
+            images = parallel.share(batches[step - 1]).tolist()
+            raise NotFiniteError(f"{stage.name}: the loss is {loss} {where}; {advice}", images)

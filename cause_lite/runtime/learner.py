@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cause_lite.runtime import parallel
-from cause_lite.runtime.journal import Stateful
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What one stage of training changes, and how.
+    """Modules that one stage of training changes, and the optimisers that hold their parameters.
 
-    Parameters
-    ----------
-    modules, optimizers
-        Everything whose gradients step, and the optimisers that hold its parameters.
-    clipped, clip
-        The module whose gradient is cut to the norm `clip`, by the first optimiser; None for no clipping.
-    halve_every
-        Epochs after which rates halve; None for never.
-    other_state
-        What else a resumed run needs, by name.
+    The gradient of the module `clipped`, if any, is cut to the norm `clip`; the first optimiser must hold it. Rates
+    halve after `halve_every` epochs; None: never. `other_state` is what else a resumed run needs, by name.
     """
 
     modules: nn.ModuleList
@@ -33,7 +25,7 @@ class Learner:
     clipped: nn.Module | None = None
     clip: float | None = None
     halve_every: int | None = None
-    other_state: Mapping[str, Stateful] = field(default_factory=dict)
+    other_state: Mapping[str, Any] = field(default_factory=dict)
     _rates: list[float] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -41,19 +33,13 @@ class Learner:
 
     @classmethod
     def adam(
-        cls,
-        module: nn.Module,
-        learning_rate: float,
-        weight_decay: float = 0.0,
-        clip: float | None = None,
-        halve_every: int | None = None,
-        other_state: Mapping[str, Stateful] | None = None,
+        cls, module: nn.Module, rate: float, weight_decay: float = 0.0, clip: float | None = None, **options: Any
     ) -> Learner:
-        """Return a learner of one module by Adam."""
-        optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
-        return cls(nn.ModuleList([module]), [optimizer], module, clip, halve_every, other_state or {})
+        """Return a learner of one module by Adam; `options` are the learner's, such as `halve_every`."""
+        optimizer = torch.optim.Adam(module.parameters(), lr=rate, weight_decay=weight_decay)
+        return cls(nn.ModuleList([module]), [optimizer], module, clip, **options)
 
-    def parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, by name."""
         optimizers = {f"optimizer{i}": optimizer for i, optimizer in enumerate(self.optimizers)}
         return {"learner": self.modules, **self.other_state, **optimizers}

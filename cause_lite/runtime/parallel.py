@@ -25,10 +25,7 @@ def processes() -> PartialState:
 def share(batch: Tensor) -> Tensor:
     """Return this process's rows of a batch: one of `num_processes` equal runs, in the order of processes.
 
-    Raises
-    ------
-    UserError
-        When the batch does not divide.
+    Raises UserError when the batch does not divide.
     """
     count, index = processes().num_processes, processes().process_index
     if len(batch) % count:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.progress import track as rich_track
 
@@ -24,7 +25,7 @@ def _bar_console() -> tuple[Console, bool]:
 def track(items: Iterable[Item], note: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items beside a bar named `note`, which goes away when they are done."""
     console, visible = _bar_console()
-    yield from rich_track(items, note, total=total, console=console, transient=True, disable=not visible)
+    yield from rich_track(items, escape(note), total=total, console=console, transient=True, disable=not visible)
 
 
 def bar() -> Progress:
@@ -35,7 +36,7 @@ def bar() -> Progress:
 
 def say(text: str) -> None:
     """Print a line about the work beside its progress, to the stream of errors: results keep the other one."""
-    _bar_console()[0].print(text, highlight=False)
+    _bar_console()[0].print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Stopwatch:

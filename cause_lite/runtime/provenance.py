@@ -1,20 +1,25 @@
-"""Say where a number comes from: the hash of its settings, the commit, the versions and the date."""
+"""Say where a number comes from: the hash of its settings, the commit, the versions, the machine and the date."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import torch
 import yaml
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from threadpoolctl import threadpool_info
 
-from cause_lite.runtime.device import choose_device, device_name
+from cause_lite.runtime.device import choose_device, device_name, processor_name
 from cause_lite.runtime.files import project_dir
+
+CHOOSE_INSTRUCTIONS = ("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")  # variables of libraries that do not tell them
 
 
 def config_hash(config: object) -> str:
@@ -24,21 +29,42 @@ def config_hash(config: object) -> str:
 
 def canonical_json(config: object) -> str:
     """Return settings as JSON with sorted keys; a value that JSON does not know becomes its text."""
-    plain = config
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        plain = dataclasses.asdict(config)
-    elif isinstance(config, BaseModel):
-        plain = config.model_dump()
-    return json.dumps(plain, sort_keys=True, default=str)
+    return json.dumps(to_jsonable_python(config, fallback=str), sort_keys=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that compute, and Python's."""
+    packages = {name: version(name) for name in ("torch", "timm", "numpy", "scipy", "scikit-learn")}
+    return packages | {"python": platform.python_version()}
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and the kind of machine: what a number may depend on beside its configuration."""
-    packages = {name: version(name) for name in ("torch", "timm", "numpy", "scipy", "scikit-learn")}
+    """Return what a number may depend on beside its settings: versions, device, processor, threads, libraries."""
     device = choose_device("auto")
     accelerator = {} if device.type == "cpu" else {"accelerator": device_name(device)}
-    system = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-    return packages | accelerator | system
+    processor = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "blas": blas(),
+    }
+    asked = {name: os.environ[name] for name in CHOOSE_INSTRUCTIONS if name in os.environ}
+    return versions() | accelerator | processor | asked
+
+
+def blas() -> str:
+    """Return the libraries of matrix products: torch's, and NumPy's and SciPy's with the kernels that they chose."""
+    import scipy.linalg  # noqa: F401  # loads SciPy's library, so that it counts whatever was imported before
+
+    named = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    others = {
+        " ".join(str(library[key]) for key in ("internal_api", "version", "architecture") if library.get(key))
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    }
+    return " + ".join([f"torch {named[1] if named else 'unknown'}", *sorted(others)])
 
 
 def commit() -> str:

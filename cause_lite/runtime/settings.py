@@ -27,10 +27,7 @@ class Settings(BaseModel):
 class SettingsTree(Settings):
     """All settings of a program: single ones, and groups of them.
 
-    Raises
-    ------
-    UserError
-        Naming each setting whose value is unknown, of another type or out of range, and what it must be.
+    Raises UserError, naming each setting whose value is unknown, of another type or out of range, and what it must be.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -57,11 +54,11 @@ def nested(changes: Mapping[str, object]) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the settings of `changes`, group by group."""
+    """Return `base` with the settings of `changes`, group by group; a text in place of a group is its name."""
     groups = {
-        key: merged(base[key], changes[key])
+        key: merged({"name": base[key]} if isinstance(base[key], str) else base[key], changes[key])
         for key in base.keys() & changes.keys()
-        if isinstance(base[key], dict) and isinstance(changes[key], dict)
+        if isinstance(base[key], dict | str) and isinstance(changes[key], dict)
     }
     return {**base, **changes, **groups}
 

@@ -1,11 +1,9 @@
-"""The causal story on models small enough to simulate: the front-door criterion and its estimators.
+"""The causal story on a model small enough to simulate: the front-door criterion and its estimators.
 
-Begin with `model`, whose data `estimators` reads. `do_calculus` checks each step to the formula on its graph, and
-`estimand` is the formula in symbols; these two need networkx and sympy, which the extra `book` brings. Nothing here is
-used to train or to predict.
+Begin with `model`, whose data `estimators` reads. Nothing here is used to train or to predict.
 """
 
 from cause_lite.theory.estimators import bootstrap_interval, frontdoor_discrete, frontdoor_effect
-from cause_lite.theory.model import ConceptModel, LinearModel
+from cause_lite.theory.model import LinearModel
 
-__all__ = ["ConceptModel", "LinearModel", "bootstrap_interval", "frontdoor_discrete", "frontdoor_effect"]
+__all__ = ["LinearModel", "bootstrap_interval", "frontdoor_discrete", "frontdoor_effect"]

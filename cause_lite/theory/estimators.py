@@ -59,15 +59,6 @@ def adjusted_outcome(data: pd.DataFrame) -> pd.DataFrame:
     return outcome.mul(treatment, axis=0, level="T").groupby(level="M").sum().rename_axis(index="m", columns="y")
 
 
-def concept_average(data: pd.DataFrame) -> pd.DataFrame:
-    """Return P(y | m): rows m, columns y.
-
-    It is sum_t' P(t' | m) P(y | t', m), an average over those patches t' alone whose concept is m. Parameters are
-    those of `frontdoor_discrete`.
-    """
-    return pd.crosstab(data["M"], data["Y"], normalize="index").rename_axis(index="m", columns="y")
-
-
 def bootstrap_interval(
     data: pd.DataFrame,
     estimate: Callable[[pd.DataFrame], float],

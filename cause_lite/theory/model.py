@@ -1,8 +1,8 @@
-"""Causal models small enough to simulate: T -> M -> Y with T <- U -> Y, where U is never observed."""
+"""A causal model small enough to simulate: T -> M -> Y with T <- U -> Y, where U is never observed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -51,48 +51,3 @@ class LinearModel:
         m = self.t_to_m * t + self.u_to_m * u + noise_m
         y = self.m_to_y * m + self.t_to_y * t + self.u_to_y * u + noise_y
         return pd.DataFrame({"T": t, "M": m, "Y": y, "U": u})
-
-
-@dataclass(frozen=True, eq=False)
-class ConceptModel:
-    """A discrete model: a granularity U, patch types T = 0..n-1, concepts M = 0..k-1, and a group Y in {0, 1}.
-
-    Attributes
-    ----------
-    granularity
-        P(u), shape (2,).
-    treatment
-        P(t | u), shape (2, n).
-    mediator
-        P(m | t), shape (n, k). Where every row is one 1 and zeros, M is a function of T.
-    outcome
-        P(Y = 1 | m, u), shape (k, 2).
-    """
-
-    granularity: np.ndarray
-    treatment: np.ndarray
-    mediator: np.ndarray
-    outcome: np.ndarray
-
-    def softened(self, share: float) -> ConceptModel:
-        """Return the model in which a `share` of the patches, picked by chance, draw their concept uniformly."""
-        return replace(self, mediator=(1 - share) * self.mediator + share / self.mediator.shape[1])
-
-    def law(self) -> np.ndarray:
-        """Return what an analyst can learn at best, P(t, m, y), shape (n, k, 2)."""
-        outcomes = np.stack([1 - self.outcome, self.outcome], axis=-1)  # (k, 2, 2): m, u, y
-        return np.einsum("u,ut,tm,muy->tmy", self.granularity, self.treatment, self.mediator, outcomes)
-
-    def do_concept(self) -> np.ndarray:
-        """Return P(Y = 1 | do(m)), shape (k,)."""
-        return self.outcome @ self.granularity
-
-    def do_treatment(self) -> np.ndarray:
-        """Return P(Y = 1 | do(t)), shape (n,)."""
-        return self.mediator @ self.do_concept()
-
-    def sample(self, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        """Return `count` rows of T, M and Y as category codes."""
-        law = self.law()
-        t, m, y = np.unravel_index(rng.choice(law.size, size=count, p=law.ravel()), law.shape)
-        return pd.DataFrame({"T": t, "M": m, "Y": y})

@@ -166,6 +166,7 @@ function pointed(event) {
 function chooseModel(name) {
   model = content.models.find((one) => one.name === name);
   $("note").textContent = `${model.note} The first picture loads ${((model.bytes + content.runtimeBytes) / 1e6).toFixed(0)} MB from this site.`;
+  $("labels").textContent = model.labels;
 }
 
 function sampleButton({ file, name, alt }) {

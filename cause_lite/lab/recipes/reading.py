@@ -1,4 +1,4 @@
-"""Read the settings of data sets, backbones, published rows and ablations from the YAML files of this folder.
+"""Read the settings of data sets, backbones and published rows from the YAML files of this folder.
 
 Begin with `recipe`; `row` reads a published row.
 """
@@ -21,9 +21,8 @@ FOLDER = Path(__file__).parent
 KEYS = {
     "data": {"like", "split", "settings", "heads"},
     "rows": {"data", "backbone", "head", "published", "settings"},
-    "ablations": {"title", "data", "heads", "settings"},
 }
-SETTINGS = set(setting_names(FitConfig)) - {"data.name", "head.kind", "seed"}
+SETTINGS = {"backbone", *setting_names(FitConfig)} - {"data.name", "head.kind", "seed"}
 PUBLISHED = {"miou", "pacc", "source"}
 TABLES = {
     "cocostuff27": "COCO-Stuff-27",
@@ -142,16 +141,6 @@ def read_row(path: Path) -> Row:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Row(path.parent.name, path.stem, about["backbone"], config, about["published"])
-
-
-def ablations(data: str, head: str) -> dict[str, tuple[str, FitConfig]]:
-    """Return the title and the settings of every ablation of a data set and head, by name: each changes one thing."""
-    found = {}
-    for path in sorted((FOLDER / "ablations").glob("*.yaml")):
-        about = _read(path, KEYS["ablations"])
-        if head in about.get("heads", HEADS) and data in about.get("data", [data]):
-            found[path.stem] = (about["title"], recipe(data, head, changes=flattened(about["settings"])))
-    return found
 
 
 def _existing(folder: Path, name: object, path: Path, field: str) -> Path:
