@@ -73,10 +73,10 @@ class ClusterMetrics:
         confusion = self.confusion.cpu().numpy().astype(np.float64)
         matched = np.zeros((self.num_classes, self.num_classes))
         matched[classes[classes >= 0]] = confusion[classes >= 0]
-        hits, predicted, actual = np.where(confusion.any(0), matched.diagonal(), np.nan), matched.sum(1), confusion.sum(0)
+        hits, predicted, actual = matched.diagonal(), matched.sum(1), confusion.sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
+            pacc, hits = 100 * float(hits.sum() / confusion.sum()), np.where(actual > 0, hits, np.nan)
             iou, recall, precision = hits / (predicted + actual - hits), hits / actual, hits / predicted
-            pacc = 100 * float(np.nansum(hits) / confusion.sum())
         miou, mean_recall, mean_precision = map(_mean_percent, (iou, recall, precision))
         return Scores(miou=miou, pacc=pacc, mean_recall=mean_recall, mean_precision=mean_precision, iou=iou)
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from cause_lite.backbones.backbone import Backbone
 from cause_lite.backbones.tiling import by_strips, largest, plan_tiles, tiled_maps
-from cause_lite.datasets.picture_files import Reading, as_pictures, is_batch, label_type
+from cause_lite.datasets.arrays import Reading, label_type
+from cause_lite.datasets.picture_files import as_pictures, is_batch
 from cause_lite.head import Head
 from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError
@@ -82,9 +83,8 @@ class Segmenter(nn.Module):
     def segment(self, image: object, scale: float = 1.0, reading: Reading | None = None) -> np.ndarray:
         """Return the cluster of each pixel, (H, W), or (N, H, W) of a batch; the type's last value is an ignored pixel.
 
-        `image` is whatever `datasets.picture_files.as_picture` reads, or a batch of it; without `reading`, it is read as the
-        training images were; what was decided about it is a warning. The type is uint8 for up to 255 clusters, else
-        uint16. Memory is some bytes a pixel.
+        `image` is whatever `as_picture` reads, or a batch of it; without `reading`, it is read as the training images
+        were; what was decided about it is a warning. Up to 255 clusters are uint8, more uint16. Memory: bytes a pixel.
 
         Raises
         ------

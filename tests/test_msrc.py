@@ -96,7 +96,7 @@ def test_the_content_is_checked_by_name(miniature):
     with pytest.raises(UserError, match=mask.name):
         MSRC.check("msrc")
     mask.unlink()
-    with pytest.raises(UserError, match=r"2_10_s_GT\.png: no such file"):
+    with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
         MSRC.check("msrc")
     with pytest.raises(UserError, match=r"2_10_s_GT\.png is missing"):
         datasets.load_split("msrc", "train", 24)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,6 @@ from cause_lite.datasets.arrays import Picture, Reading, label_type, parse_bands
 from cause_lite.datasets.mat_files import read_array
 from cause_lite.datasets.picture_files import as_picture, as_pictures
 from cause_lite.runtime.files import UserError
-
-tifffile = pytest.importorskip("tifffile")
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -386,6 +386,7 @@ def test_every_file_of_a_folder_is_used_or_named(tmp_path_factory, files):
     assert len(found.reasons()) == len(found.skipped)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*look like label maps")
         try:
             split = load_split(str(root), "train", 16)
             assert len(split) == len(found.images)
@@ -453,7 +454,7 @@ def test_other_files_have_no_georeference(tmp_path):
     assert not (tmp_path / "out" / "a.labels.tif").exists()
 
 
-def test_a_georeference_that_cannot_be_kept_is_said(tmp_path, monkeypatch):
+def test_a_georeference_that_cannot_be_kept_is_said(tmp_path):
     tifffile.imwrite(
         tmp_path / "turned.tif",
         np.asarray(photograph()),
@@ -465,10 +466,7 @@ def test_a_georeference_that_cannot_be_kept_is_said(tmp_path, monkeypatch):
     said: list[str] = []
     list(segment_files([tmp_path / "turned.tif"], MODEL, tmp_path / "out", "cpu", say=said.append))
     assert len(said) == 1 and "turned.tif: is stored turned, so its georeference is not kept" in said[0]
-    monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(UserError, match=r"plain\.tif: its georeference is kept through tifffile: pip install"):
-        read_georeference(tmp_path / "plain.tif")
-    assert read_georeference(tmp_path / "none.tif") is None
+    assert read_georeference(tmp_path / "plain.tif") is not None and read_georeference(tmp_path / "none.tif") is None
 
 
 # ---------------------------------------------------------------- read as in the fit

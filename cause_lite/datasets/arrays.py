@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -23,21 +23,11 @@ ROWS = 256  # that are scaled at once, for memory
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader may be told beyond the file itself.
+    """What a reader may be told beyond the file itself."""
 
-    Parameters
-    ----------
-    window
-        The values that become black and white, in place of percentiles.
-    bands
-        Numbers, from 1, of the band to show as grey or of the three to show as red, green and blue.
-    frame
-        Which image, from 1, of a stack or an animation.
-    """
-
-    window: tuple[float, float] | None = None
-    bands: tuple[int, ...] | None = None
-    frame: int | None = None
+    window: tuple[float, float] | None = None  # the values that become black and white, in place of percentiles
+    bands: tuple[int, ...] | None = None  # from 1: the band to show as grey, or three as red, green and blue
+    frame: int | None = None  # from 1: which image of a stack or an animation
 
     def over(self, other: Reading) -> Reading:
         """Return what this one says, and what `other` says where this one leaves it open."""
@@ -57,21 +47,11 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a viewer shows it.
-
-    Parameters
-    ----------
-    rgb
-        (H, W, 3) uint8, sRGB.
-    valid
-        (H, W) bool, False where the source is transparent, masked, without data or not finite; None: all is valid.
-    notes
-        What was decided about the source that a user may want otherwise, such as the range of values.
-    """
+    """An image as a viewer shows it: `rgb` (H, W, 3) uint8 in sRGB."""
 
     rgb: np.ndarray
-    valid: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    valid: np.ndarray | None = None  # (H, W) bool, False where transparent, masked, without data or not finite
+    notes: tuple[str, ...] = ()  # what was decided that a user may want otherwise, such as the range of values
 
     def with_ignored(self, labels: np.ndarray) -> np.ndarray:
         """Return labels (H, W) whose pixels that are not valid hold the last value of their type."""
@@ -89,42 +69,18 @@ def label_type(clusters: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class Raster:
-    """What a file or an array holds: upright, decoded, not yet scaled or turned into colours.
-
-    Parameters
-    ----------
-    levels
-        (H, W, bands) of any real type.
-    mode
-        What the shown bands are, as Pillow calls it: L, RGB, CMYK or LAB; "" where they must be named.
-    opacity
-        (H, W) in 0..1; None where all is opaque.
-    valid
-        (H, W) bool: the pixels that the file's mask keeps; None: all.
-    nodata
-        The level that the file declares to be no data.
-    palette
-        (N, 3) uint8: the colours of the numbers that `levels` then holds.
-    full
-        The level of full intensity, where the file's format says it; None: levels are scaled by percentiles.
-    profile
-        The embedded colour profile.
-    lossy
-        Whether the file's compression changes levels.
-    notes
-        What was decided in decoding.
-    """
+    """What a file or an array holds: upright, decoded, `levels` (H, W, bands) not yet scaled or turned into colours."""
 
     levels: np.ndarray
-    mode: str
-    opacity: np.ndarray | None = None
-    valid: np.ndarray | None = None
-    nodata: float | None = None
-    palette: np.ndarray | None = None
-    full: int | None = None
-    profile: bytes | None = None
-    lossy: bool = False
-    notes: tuple[str, ...] = field(default=())
+    mode: str  # what the shown bands are, as Pillow calls it: L, RGB, CMYK or LAB; "" where they must be named
+    opacity: np.ndarray | None = None  # (H, W) in 0..1; None: all is opaque
+    valid: np.ndarray | None = None  # (H, W) bool: the pixels that the file's mask keeps; None: all
+    nodata: float | None = None  # the level that the file declares to be no data
+    palette: np.ndarray | None = None  # (N, 3) uint8: the colours of the numbers that `levels` then holds
+    full: int | None = None  # the level of full intensity, where the format says it; None: scaled by percentiles
+    profile: bytes | None = None  # of the colours
+    lossy: bool = False  # whether the file's compression changes levels
+    notes: tuple[str, ...] = ()  # what was decided in decoding
 
     def chosen(self, bands: tuple[int, ...] | None) -> tuple[np.ndarray, str]:
         """Return the bands to show, (H, W, 1, 3 or 4), and their mode; raise UserError when they must be named."""

@@ -17,23 +17,11 @@ HASHES = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
 def download(url: str, target: Path, digest: str = "") -> Path:
-    """Download a file to `target`, going on where an earlier try was cut off.
+    """Download a file to `target`, going on where an earlier try was cut off; what is already there is taken as it is.
 
     What came so far lies in `target`.part with the server's mark of its version beside it. It is continued only if the
-    server still serves the same bytes.
-
-    Parameters
-    ----------
-    url, target
-        From where and to where; a file that is already there is taken as it is.
-    digest
-        The md5, sha1 or sha256 (told apart by length) that the file must have; "" where none is published.
-
-    Raises
-    ------
-    UserError
-        On a refusal, a page in place of the file, a break (run again to go on), too short a file, or a wrong digest
-        (the part is removed then).
+    server still serves the same bytes. `digest` is an md5, sha1 or sha256, or "" where none is published. Raises
+    UserError on a refusal, a web page, a break (run again to go on), too short a file, or a wrong digest.
     """
     if target.exists():
         return target

@@ -55,27 +55,16 @@ def crops_of(kind: str) -> tuple[Crop | None, ...]:
 
 @dataclass(frozen=True)
 class Squaring:
-    """How an image becomes squares.
+    """How an image becomes squares of `size` pixels a side.
 
-    Parameters
-    ----------
-    size
-        Pixels a side.
-    crops
-        Which crops are taken of it first; see `crops_of`.
-    fit
-        centre: the shorter side is scaled to `size` and the centre square cut out; squash: both sides are scaled.
-    resize
-        How colours are scaled, nearest or bilinear; label ids take the nearest pixel.
-    rounded
-        Whether the longer side is rounded to the nearest pixel and the left edge down, which CamVid's recorded scores
-        rest on; else as torchvision does, which the release calls: the side down, the edge to the nearest.
+    torchvision, which the release calls, rounds the longer side down and the edge of the centre square to the nearest
+    pixel. `rounded` is the other way round: CamVid's recorded scores rest on it.
     """
 
     size: int
-    crops: str = "none"
-    fit: str = "centre"
-    resize: str = "nearest"
+    crops: str = "none"  # which crops are taken of the image first; see `crops_of`
+    fit: str = "centre"  # centre: the shorter side is scaled to `size`, the centre cut out; squash: both are scaled
+    resize: str = "nearest"  # how colours are scaled, nearest or bilinear; label ids take the nearest pixel
     rounded: bool = field(default=False, repr=False)
 
     def square(self, image: Image.Image, labels: bool = False) -> Image.Image:
@@ -105,27 +94,14 @@ class Squaring:
 class LazyRows:
     """An array (N, size, size[, 3]) whose rows are read from files on demand, by number or slice.
 
-    Rows run over files, and within a file over its crops.
-
-    Parameters
-    ----------
-    files
-        The images' files, or the label maps'; None for a label map that is not there, all of whose pixels are ignored.
-    read
-        Turns a file into an image.
-    squaring
-        How that becomes squares.
-    mirrored
-        Whether rows are mirrored.
-    classes
-        For label maps: the class number of each id (-1: ignored). Rows are then class numbers, int16.
+    Rows run over files, and within a file over its crops. Rows of label maps are class numbers, int16.
     """
 
-    files: tuple[Path | None, ...]
+    files: tuple[Path | None, ...]  # None: a label map that is not there, all of whose pixels are ignored
     read: Callable[[Path], Image.Image]
     squaring: Squaring
     mirrored: bool = False
-    classes: np.ndarray | None = None
+    classes: np.ndarray | None = None  # of label maps: the class number of each id, -1 where ignored
 
     @property
     def crops(self) -> tuple[Crop | None, ...]:

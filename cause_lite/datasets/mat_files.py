@@ -1,4 +1,4 @@
-"""Arrays in MATLAB files of version 5, checked before scipy reads them: on a damaged tag its reader ends the process.
+"""Arrays of real numbers in MATLAB files of version 5, read here: on a damaged tag scipy's reader ends the process.
 
 The format is public: "MAT-File Format", The MathWorks. A file is a header of 128 bytes and elements. An element is a
 tag (type and size) and its content. A variable is an element whose content is four elements: flags, shape, name and
@@ -7,106 +7,101 @@ numbers.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from cause_lite.runtime.files import UserError
 
 HEADER = 128
 ORDERS = {b"IM": "<", b"MI": ">"}  # the last two bytes of the header
-VARIABLE, COMPRESSED = 14, 15  # types of elements in a file
-NAME = 1  # the type of a name
-NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of elements that hold real numbers
-CLASSES = range(6, 16)  # of a variable: double, single, and integers of 8 to 64 bits
+NAME, SHAPE, VARIABLE, COMPRESSED = 1, 5, 14, 15  # types of elements
+# Types of elements that hold real numbers, and classes of variables that do, by numpy's names.
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 COMPLEX = 0x0800
 MOST_BYTES = 1 << 28  # of a variable, decompressed
 
 
 class Element(NamedTuple):
-    """An element of a file: its type, where its content starts and ends, and where the next one starts."""
+    """An element of a file: its type and content, and where the next one starts."""
 
     kind: int
-    start: int
-    end: int
+    content: bytes
     following: int
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
     """Return the array of real numbers that a MATLAB file holds under a name; raise UserError without a whole one."""
     try:
-        data = path.read_bytes()
-        _check(data, key)
-        return scipy.io.loadmat(io.BytesIO(data), variable_names=[key])[key]
-    except Exception as error:  # scipy raises many kinds on damaged bytes
+        return _array(path.read_bytes(), key)
+    except (OSError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path}: is not a MATLAB file with `{key}` ({error or type(error).__name__})") from error
 
 
 def read_mat_rgb(path: Path) -> Image.Image:
     """Read the first three channels of `img` (H, W, 4) uint8 in a file of Potsdam."""
-    return Image.fromarray(np.ascontiguousarray(_read(path, "img", 3)[..., :3].astype(np.uint8)))
+    return Image.fromarray(np.ascontiguousarray(_of_shape(path, "img", 3)[..., :3].astype(np.uint8)))
 
 
 def read_mat_ids(path: Path) -> Image.Image:
     """Read `gt` (H, W), the label ids in a file of Potsdam."""
-    return Image.fromarray(_read(path, "gt", 2).astype(np.int32))
+    return Image.fromarray(_of_shape(path, "gt", 2).astype(np.int32))
 
 
-def _read(path: Path, key: str, dims: int) -> np.ndarray:
-    """Return an array of a MATLAB file; raise UserError when it has another shape or type."""
-    value = read_array(path, key)
-    if value.ndim != dims or value.dtype.kind not in "uif":
-        raise UserError(f"{path}: `{key}` has shape {value.shape} and type {value.dtype}")
-    return value
+def _of_shape(path: Path, key: str, dims: int) -> np.ndarray:
+    array = read_array(path, key)
+    if array.ndim != dims or 0 in array.shape:
+        raise UserError(f"{path}: `{key}` has shape {array.shape}")
+    return array
 
 
-def _check(data: bytes, key: str) -> None:
-    """Raise ValueError unless the variable is whole and of real numbers."""
+def _array(data: bytes, key: str) -> np.ndarray:
+    """Return the array of that name; raise ValueError when there is none."""
     order = ORDERS.get(data[HEADER - 2 : HEADER])
     if order is None:
         raise ValueError("its header is of no known version")
-    at, found = HEADER, False
+    at = HEADER
     while at < len(data):
         element = _element(data, at, order)
-        if element.kind == COMPRESSED:
-            content = zlib.decompressobj().decompress(data[element.start : element.end], MOST_BYTES)
-            found |= _is_whole(content, _element(content, 0, order), order, key)
-        else:
-            found |= _is_whole(data, element, order, key)
         at = element.following
-    if not found:
-        raise ValueError("it has no variable of that name")
+        if element.kind == COMPRESSED:
+            element = _element(zlib.decompressobj().decompress(element.content, MOST_BYTES), 0, order)
+        if element.kind != VARIABLE:
+            raise ValueError(f"an element is of type {element.kind}")
+        array = _variable(element.content, order, key)
+        if array is not None:
+            return array
+    raise ValueError("it has no variable of that name")
 
 
 def _element(data: bytes, at: int, order: str) -> Element:
     kind, size = struct.unpack_from(f"{order}II", data, at)
-    if kind >> 16:  # a small element: its content lies within the tag
-        element = Element(kind & 0xFFFF, at + 4, at + 4 + (kind >> 16), at + 8)
-    else:
-        padding = -size % 8 if kind != COMPRESSED else 0
-        element = Element(kind, at + 8, at + 8 + size, at + 8 + size + padding)
-    if element.end > len(data) or (kind >> 16) > 4:
+    small = kind >> 16  # bytes of a small element, whose content lies within the tag
+    start, end = (at + 4, at + 4 + small) if small else (at + 8, at + 8 + size)
+    if end > len(data) or small > 4:
         raise ValueError("an element is longer than the file")
-    return element
+    following = at + 8 if small else end + (-size % 8 if kind != COMPRESSED else 0)
+    return Element(kind & 0xFFFF, data[start:end], following)
 
 
-def _is_whole(data: bytes, variable: Element, order: str, key: str) -> bool:
-    """Return whether a variable is the one of that name; raise ValueError when that one is not of real numbers."""
-    if variable.kind != VARIABLE:
-        raise ValueError(f"an element is of type {variable.kind}")
-    flags = _element(data, variable.start, order)
+def _variable(data: bytes, order: str, key: str) -> np.ndarray | None:
+    """Return the numbers of a variable of that name; None for another; raise ValueError when it has no real numbers."""
+    flags = _element(data, 0, order)
     shape = _element(data, flags.following, order)
     name = _element(data, shape.following, order)
-    if name.kind != NAME or data[name.start : name.end].decode("latin-1") != key:
-        return False
+    if name.kind != NAME or name.content.decode("latin-1") != key:
+        return None
     numbers = _element(data, name.following, order)
-    (bits,) = struct.unpack_from(f"{order}I", data, flags.start)
-    if bits & 0xFF not in CLASSES or bits & COMPLEX or numbers.kind not in NUMBERS:
+    (bits,) = struct.unpack_from(f"{order}I", flags.content)
+    if bits & 0xFF not in CLASSES or bits & COMPLEX or numbers.kind not in NUMBERS or shape.kind != SHAPE:
         raise ValueError("it holds no real numbers")
-    return True
+    sides = np.frombuffer(shape.content, f"{order}i4").tolist()
+    if min(sides, default=-1) < 0:
+        raise ValueError(f"its shape is {sides}")
+    values = np.frombuffer(numbers.content, order + NUMBERS[numbers.kind]).reshape(sides, order="F")
+    return values.astype(CLASSES[bits & 0xFF])

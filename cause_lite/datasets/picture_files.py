@@ -28,7 +28,6 @@ from cause_lite.datasets.arrays import (
     Raster,
     Reading,
     check_size,
-    label_type,
     raster_of,
     shown,
 )
@@ -52,21 +51,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def as_picture(source: object, reading: Reading | None = None) -> Picture:
-    """Turn a file or an array into a picture.
+    """Turn a file or an array into a picture; raise UserError naming the file, or what is wrong with the array.
 
-    Parameters
-    ----------
-    source
-        A path; a Pillow image; a numpy array (H, W), (H, W, 3) or (H, W, 4); or a torch tensor (H, W), (1, H, W),
-        (3, H, W) or (4, H, W). A fourth channel is opacity. uint8 is 0 to 255, floats within 0 to 1 are intensities;
-        other integers and floats are scaled by their 0.1 and 99.9 % percentiles unless a window is given.
-    reading
-        Window, bands and frame.
-
-    Raises
-    ------
-    UserError
-        Naming the file, or the shape and type, when it cannot be read as one image.
+    A source is a path; a Pillow image; a numpy array (H, W), (H, W, 3) or (H, W, 4); or a torch tensor (H, W),
+    (1, H, W), (3, H, W) or (4, H, W). A fourth channel is opacity. uint8 is 0 to 255, floats within 0 to 1 are
+    intensities; others are scaled by their 0.1 and 99.9 % percentiles unless a window is given.
     """
     reading = reading or Reading()
     if isinstance(source, str | os.PathLike):

@@ -23,44 +23,20 @@ Files = Callable[[Path], Pairs]  # from a data set's folder to the image and lab
 
 @dataclass(frozen=True)
 class Published:
-    """A published data set.
+    """A published data set."""
 
-    Parameters
-    ----------
-    folder
-        Its folder under the data root.
-    classes
-        The class names, by class number.
-    class_of_id
-        The class number of each label id, -1 where ignored.
-    splits
-        For each split its files, and their published number (None: not known).
-    terms
-        On which its files may be used; of a data set that cannot be downloaded without a login, what to do by hand.
-    archives
-        What is downloaded; none where it must be had by hand.
-    read_image, read_label
-        How a file is read.
-    resize, rounded
-        How images are scaled unless asked otherwise; see `Squaring`.
-    in_memory
-        Whether squares are kept in memory, as of a small data set that is read often.
-    sha256
-        Of the names and bytes of all files, where they are checked.
-    """
-
-    folder: str
-    classes: tuple[str, ...]
-    class_of_id: np.ndarray
-    splits: dict[str, tuple[Files, int | None]]
-    terms: str
-    archives: tuple[Archive, ...] = ()
+    folder: str  # under the data root
+    classes: tuple[str, ...]  # names by class number
+    class_of_id: np.ndarray  # the class number of each label id, -1 where ignored
+    splits: dict[str, tuple[Files, int | None]]  # the files of each, and how many are published (None: not known)
+    terms: str  # of use; where nothing can be downloaded, what to do by hand
+    archives: tuple[Archive, ...] = ()  # what is downloaded
     read_image: Callable[[Path], Image.Image] = stored_rgb
     read_label: Callable[[Path], Image.Image] = stored_ids
-    resize: str = "nearest"
+    resize: str = "nearest"  # unless asked otherwise; see `Squaring`
     rounded: bool = False
-    in_memory: bool = False
-    sha256: str = ""
+    in_memory: bool = False  # squares of a small data set that is read often
+    sha256: str = ""  # of the names and bytes of all files, where they are checked
 
     @property
     def root(self) -> Path:

@@ -134,8 +134,8 @@ PUBLISHED = {
         class_of_id=np.maximum(np.arange(34) - 7, -1),
         splits={"train": (_cityscapes("train"), 2_975), "val": (_cityscapes("val"), 500)},
         terms="Cityscapes needs an account (free for research): sign up at https://www.cityscapes-dataset.com, "
-        "download gtFine_trainvaltest.zip (package 1) and leftImg8bit_trainvaltest.zip (package 3), and unpack both into "
-        "{root}",
+        "download gtFine_trainvaltest.zip (package 1) and leftImg8bit_trainvaltest.zip (package 3), and unpack both "
+        "into {root}",
     ),
     "pascalvoc": Published(
         folder="pascalvoc",
