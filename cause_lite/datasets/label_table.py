@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image, ImageColor
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from cause_lite.datasets.arrays import Raster, Reading, shown
+from cause_lite.datasets.arrays import Reading, shown
 from cause_lite.datasets.picture_files import named, read_raster
 from cause_lite.probe import IGNORED
 from cause_lite.runtime.files import UserError
@@ -189,8 +189,16 @@ def read_codes(path: Path, table: LabelTable | None = None) -> np.ndarray:
         raster = read_raster(path)
         if raster.lossy:
             raise UserError("is a JPEG, whose compression changes ids; save label maps as PNG")
-        codes, levels = _codes(raster, table)
+        levels, mode = raster.chosen(None)
         kept = raster.kept(levels)
+        if raster.palette is not None and table is not None and table.of_colours:
+            codes = _colour_codes(raster.palette[np.minimum(levels[..., 0], len(raster.palette) - 1)])
+        elif mode == "L" or (mode == "RGB" and _holds_ids(levels, table)):
+            codes = _ids(levels[..., 0], kept)
+        elif levels.dtype == np.uint8:
+            codes = _colour_codes(levels if mode == "RGB" else shown(raster, Reading()).rgb)
+        else:
+            raise UserError(f"a label map of colours has 8 bits a channel; this one is {levels.dtype}")
         if kept is not None:
             codes[~kept] = UNLABELLED
         if codes.min() < UNLABELLED:
@@ -198,32 +206,20 @@ def read_codes(path: Path, table: LabelTable | None = None) -> np.ndarray:
         return codes
 
 
-def _codes(raster: Raster, table: LabelTable | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes (H, W) int64 of a label map, and the levels (H, W, bands) that they are made of."""
-    levels, mode = raster.chosen(None)
-    if raster.palette is not None and table is not None and table.of_colours:
-        return _colour_codes(raster.palette[np.minimum(levels[..., 0], len(raster.palette) - 1)]), levels
-    if mode == "L":
-        return _ids(levels[..., 0], raster.kept(levels)), levels
-    if (levels == levels[..., :1]).all() and mode == "RGB":
-        declared = table is not None and levels.dtype == np.uint8 and _declared(_colour_codes(levels), table)
-        if not declared:
-            return _ids(levels[..., 0], raster.kept(levels)), levels
-    if levels.dtype != np.uint8:
-        raise UserError(f"a label map of colours has 8 bits a channel; this one is {levels.dtype}")
-    return _colour_codes(levels if mode == "RGB" else shown(raster, Reading()).rgb), levels
-
-
-def _declared(colours: np.ndarray, table: LabelTable) -> bool:
-    """Return whether a table speaks of the colours of a map that might hold ids too."""
-    return table.of_colours or not table.undeclared(np.unique(colours).tolist())
+def _holds_ids(levels: np.ndarray, table: LabelTable | None) -> bool:
+    """Return whether three bands are one, and the table does not speak of their colours."""
+    if (levels != levels[..., :1]).any():
+        return False
+    if table is None or levels.dtype != np.uint8:
+        return True
+    return not table.of_colours and bool(table.undeclared(np.unique(_colour_codes(levels)).tolist()))
 
 
 def _ids(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
     """Return values (H, W) as whole numbers; only what is kept must be one."""
     if values.dtype.kind == "f":
         values = values if kept is None else np.where(kept, values, 0)
-        if not (values == np.floor(values)).all():
+        if (values != np.floor(values)).any():
             raise UserError("a label map holds whole numbers; this one has fractions")
     return values.astype(np.int64)
 

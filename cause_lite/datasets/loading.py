@@ -141,12 +141,11 @@ def _prepare_published(name: str, say: Callable[[str], None]) -> None:
     """Take the files that lie there, or download them; then check and count them."""
     about = PUBLISHED[name]
     try:
-        counts = about.counts(name)
+        about.counts(name)
     except UserError:
         about.fetch(say)
-        counts = about.counts(name)
     about.check(name)
-    for split, count in counts.items():
+    for split, count in about.counts(name).items():
         official = about.splits[split][1]
         note = "" if official in (None, count) else f"; officially {official:,}, so some may be missing"
         say(f"{name}/{split}: {count:,} images in {about.root}{note}")
@@ -154,12 +153,10 @@ def _prepare_published(name: str, say: Callable[[str], None]) -> None:
 
 def incomplete(name: str) -> str:
     """Return in words what a published data set lacks on this machine; an empty text where it lacks nothing."""
-    official = {split: count for split, (_, count) in PUBLISHED[name].splits.items()}
-    lacking = [
-        f"{name}/{split} has {count:,} of {official[split]:,} images"
-        for split, count in PUBLISHED[name].counts(name).items()
-        if official[split] not in (None, count)
-    ]
+    lacking = []
+    for split, count in PUBLISHED[name].counts(name).items():
+        if (official := PUBLISHED[name].splits[split][1]) not in (None, count):
+            lacking.append(f"{name}/{split} has {count:,} of {official:,} images")
     return ", ".join(lacking)
 
 

@@ -110,21 +110,16 @@ def _listed(path: Path) -> list[str]:
     return names
 
 
-def in_lists(image: str, label: str, *lists: str) -> Files:
-    """Return the files that lists name: the paths of image and label hold {} for the name."""
+def pairs(image: str, label: str, *lists: str) -> Files:
+    """Return the files whose paths hold a name in place of {}: each name of the lists, or each that is found."""
 
     def files(root: Path) -> Pairs:
-        names = [name for each in lists for name in _listed(root / each)]
+        if lists:
+            names = [name for each in lists for name in _listed(root / each)]
+        else:
+            start, end = image.split("{}")
+            found = (path.relative_to(root).as_posix() for path in sorted(root.glob(f"{start}**/*{end}")))
+            names = [path.removeprefix(start).removesuffix(end) for path in found]
         return [(root / image.format(name), root / label.format(name)) for name in names]
-
-    return files
-
-
-def in_folders(folder: str, pattern: str, label: Callable[[str], str]) -> Files:
-    """Return the files of a folder that fit a glob pattern, and the label file of each path within it."""
-
-    def files(root: Path) -> Pairs:
-        found = sorted((root / folder).glob(pattern))
-        return [(file, root / label(file.relative_to(root / folder).as_posix())) for file in found]
 
     return files

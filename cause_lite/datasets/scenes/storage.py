@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,24 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def load(split: str, size: int = IMAGE_SIZE, resize: Image.Resampling = Image.Resampling.NEAREST) -> Arrays:
     """Return a split's images (N, size, size, 3) uint8 and labels (N, size, size) int16, rendered now if need be.
 
-    Parameters
-    ----------
-    split
-        A key of `SPLITS`.
-    size
-        Pixels a side. Views are painted at 128 pixels and scaled to other sizes.
-    resize
-        How images are scaled; labels take the nearest pixel.
+    Views are painted at 128 pixels; other sizes are scaled by `resize`, labels by the nearest pixel.
     """
-    folder = cache_dir() / f"scenes-{split}-{source_hash()}"
-    arrays = _stored(folder, lambda part: _render(split, part))
+    folder, count = cache_dir() / f"scenes-{split}-{source_hash()}", scenes.SPLITS[split]
+
+    def painted(number: int) -> Arrays:
+        view = scenes.render(0, split, number)
+        return view.image, view.labels
+
+    images, labels = _stored(folder, count, IMAGE_SIZE, painted, f"Rendering scenes/{split}")
     if size == IMAGE_SIZE:
-        return arrays
-    scaled = folder.with_name(f"{folder.name}-{size}-{resize.name.lower()}")
-    return _stored(scaled, lambda part: _scale(arrays, size, resize, part))
+        return images, labels
+
+    def scaled(number: int) -> Arrays:
+        image, classes = Image.fromarray(images[number]), Image.fromarray(labels[number])
+        return np.asarray(image.resize((size, size), resize)), np.asarray(classes.resize((size, size), 0))
+
+    folder = folder.with_name(f"{folder.name}-{size}-{resize.name.lower()}")
+    return _stored(folder, count, size, scaled, f"Scaling scenes to {size} pixels")
 
 
 def source_files() -> list[Path]:
@@ -50,10 +52,21 @@ def source_hash() -> str:
     return hashlib.sha256(source + np.__version__.encode()).hexdigest()[:12]
 
 
-def _stored(folder: Path, write: Callable[[Path], None]) -> Arrays:
-    """Return the arrays of a folder, which `write` fills if they are not there or damaged."""
+def _stored(folder: Path, count: int, size: int, view: Callable[[int], Arrays], note: str) -> Arrays:
+    """Return the arrays of a folder, which are made view by view if they are not there or damaged."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         return _loaded(folder)
+
+    def write(part: Path) -> None:
+        part.mkdir()
+        new = np.lib.format.open_memmap
+        images = new(part / "images.npy", "w+", np.uint8, (count, size, size, 3))
+        labels = new(part / "labels.npy", "w+", np.int16, (count, size, size))
+        for number in track(range(count), note):
+            images[number], labels[number] = view(number)
+        images.flush()
+        labels.flush()
+
     write_whole(folder, write, over=folder.exists())
     return _loaded(folder)
 
@@ -61,30 +74,3 @@ def _stored(folder: Path, write: Callable[[Path], None]) -> Arrays:
 def _loaded(folder: Path) -> Arrays:
     images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
     return images, labels
-
-
-def _new_arrays(folder: Path, count: int, size: int) -> tuple[np.memmap, np.memmap]:
-    """Make the folder and its two arrays, which are still empty."""
-    folder.mkdir()
-    new = partial(np.lib.format.open_memmap, mode="w+")
-    images = new(folder / "images.npy", dtype=np.uint8, shape=(count, size, size, 3))
-    return images, new(folder / "labels.npy", dtype=np.int16, shape=(count, size, size))
-
-
-def _render(split: str, folder: Path) -> None:
-    images, labels = _new_arrays(folder, scenes.SPLITS[split], IMAGE_SIZE)
-    for number in track(range(len(images)), f"Rendering scenes/{split}"):
-        view = scenes.render(0, split, number)
-        images[number], labels[number] = view.image, view.labels
-    images.flush()
-    labels.flush()
-
-
-def _scale(arrays: Arrays, size: int, resize: Image.Resampling, folder: Path) -> None:
-    images, labels = _new_arrays(folder, len(arrays[0]), size)
-    for number in track(range(len(images)), f"Scaling scenes to {size} pixels"):
-        image, classes = (array[number] for array in arrays)
-        images[number] = np.asarray(Image.fromarray(image).resize((size, size), resize))
-        labels[number] = np.asarray(Image.fromarray(classes).resize((size, size), Image.Resampling.NEAREST))
-    images.flush()
-    labels.flush()
