@@ -21,6 +21,7 @@ MODES = {WHITE_IS_LOWEST: "L", GREY: "L", RGB: "RGB", PALETTE: "L", CMYK: "CMYK"
 MODES |= {CIELAB: "LAB", ICCLAB: "LAB"}
 RAW = (32803, 34892)  # photometric of a camera's sensor: colour filter array, linear raw
 LOSSY = (6, 7, 34933, 34934)  # compression: JPEG, and JPEG XR and PNG-like ones of microscopes are not
+FEW = 100  # pixels that say too little of how colours are stored
 ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples that are opacity
 ORIENTATION, NODATA, PROFILE, ASCII = 274, 42113, 34675, 2
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams, RPCCoefficients
@@ -181,7 +182,7 @@ def _signed(levels: np.ndarray, kind: int) -> tuple[np.ndarray, tuple[str, ...]]
     moved = levels.copy()
     moved[..., 1:3] ^= 128
     far, near = (np.abs(each[..., 1:3].view(np.int8).astype(np.float32)).mean() for each in (levels, moved))
-    if kind == CIELAB and far <= 2 * near:
+    if kind == CIELAB and (far <= 4 * near or levels[..., 0].size < FEW):  # sRGB's blue has 2.7 times
         return levels, ()
     return moved, () if kind == ICCLAB else ("its a and b are taken as stored with an offset of 128, as ICCLab",)
 
