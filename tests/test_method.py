@@ -420,6 +420,17 @@ def test_classes_that_never_occur_are_left_out():
     assert all(math.isnan(empty[name]) for name in ("miou", "pacc", "mean_recall", "mean_precision"))
 
 
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 9), st.integers(0, 999))
+def test_classes_in_no_label_map_change_no_score(classes, clusters, more, seed):
+    counts = torch.randint(0, 40, (clusters, classes), generator=torch.Generator().manual_seed(seed))
+    few, many = ClusterMetrics(classes, clusters), ClusterMetrics(classes + more, clusters)
+    few.confusion, many.confusion = counts, torch.nn.functional.pad(counts, (0, more))
+    wanted, found = few.compute(), many.compute()
+    assert np.isnan(found["iou"][classes:]).all()
+    for name in ("miou", "pacc", "mean_recall", "mean_precision"):
+        assert found[name] == pytest.approx(wanted[name], nan_ok=True)
+
+
 def test_predictions_that_are_classes_are_not_matched():
     metrics = scored([(1, 0, 4), (0, 1, 4)], 2)
     assert metrics.compute()["pacc"] == 100 and metrics.unmatched()["pacc"] == 0

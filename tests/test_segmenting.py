@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -234,6 +235,13 @@ def test_a_folder_keeps_its_paths_and_one_bad_file_does_not_stop_the_rest(
     for stem in stems:
         with Image.open(out / f"{stem}.labels.png") as labels, Image.open(out / f"{stem}.overlay.png") as overlay:
             assert labels.size == overlay.size == (90, 60) and labels.mode == "L"
+
+
+def test_names_in_two_forms_of_unicode_keep_two_outputs(tmp_path):
+    for form in ("NFC", "NFD"):
+        photograph().save(tmp_path / f"{unicodedata.normalize(form, 'é')}.png")
+    targets = [unicodedata.normalize("NFC", job.target) for job in plan_jobs([tmp_path])[0]]
+    assert len(set(targets)) == len(targets)
 
 
 def test_nothing_is_done_before_names_are_settled(outing, tmp_path):

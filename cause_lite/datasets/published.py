@@ -110,7 +110,7 @@ def _listed(path: Path) -> list[str]:
     return names
 
 
-def pairs(image: str, label: str, *lists: str) -> Files:
+def pairs(image: str, label: str, *lists: str, names_like: str = "*") -> Files:
     """Return the files whose paths hold a name in place of {}: each name of the lists, or each that is found."""
 
     def files(root: Path) -> Pairs:
@@ -118,7 +118,7 @@ def pairs(image: str, label: str, *lists: str) -> Files:
             names = [name for each in lists for name in _listed(root / each)]
         else:
             start, end = image.split("{}")
-            found = (path.relative_to(root).as_posix() for path in sorted(root.glob(f"{start}**/*{end}")))
+            found = (path.relative_to(root).as_posix() for path in sorted(root.glob(image.replace("{}", names_like))))
             names = [path.removeprefix(start).removesuffix(end) for path in found]
         return [(root / image.format(name), root / label.format(name)) for name in names]
 

@@ -125,7 +125,11 @@ PUBLISHED = {
         folder="cityscapes",
         splits={
             split: (
-                pairs(f"leftImg8bit/{split}/{{}}_leftImg8bit.png", f"gtFine/{split}/{{}}_gtFine_labelIds.png"),
+                pairs(
+                    f"leftImg8bit/{split}/{{}}_leftImg8bit.png",
+                    f"gtFine/{split}/{{}}_gtFine_labelIds.png",
+                    names_like="*/*",
+                ),
                 count,
             )
             for split, count in (("train", 2_975), ("val", 500))
