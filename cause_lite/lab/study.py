@@ -232,7 +232,7 @@ def performed(run: Run) -> dict[str, Any]:
 
 
 def perform_under(run: Run, name: str) -> dict[str, Any]:
-    """Do one run in a process of its own, under its arithmetic and from an empty cache; return its record."""
+    """Do one run in a process of its own, under its arithmetic and with a cache of its own; return its record."""
     arguments = ["-m", "cause_lite.lab.study", name, run.data, f"{run.arm_name}/{run.seed}"]
     return json.loads(in_process(arguments, dict(arithmetics())[run.arithmetic]).splitlines()[-1])
 
