@@ -1,6 +1,6 @@
 """The same fit under several arithmetics, each in a process of its own with an empty cache, gives the same numbers.
 
-Environment variables let torch, MKL, oneDNN, NumPy and OpenBLAS take the instructions of other processors, and other
+Environment variables let torch, MKL, oneDNN and OpenBLAS take the instructions of other processors, and other
 numbers of threads. In double precision a fit's label maps and scores must not depend on them. Run as a program, this
 file prints what one real fit gives: `make portable` compares it under every arithmetic.
 """
@@ -23,7 +23,6 @@ GENERIC = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
-    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F",
 }
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 ARITHMETICS: dict[str, dict[str, str]] = {
@@ -36,22 +35,11 @@ ARITHMETICS: dict[str, dict[str, str]] = {
 CLOSE = 1e-9  # relative, of sums over weights; scores and label maps must be equal
 
 
-def available(name: str) -> dict[str, str]:
-    """Return an arithmetic's variables; what NumPy cannot switch off on this processor is left out."""
-    variables = dict(ARITHMETICS[name])
-    if "NPY_DISABLE_CPU_FEATURES" in variables:
-        found = np._core._multiarray_umath.__cpu_features__
-        can = [f for f in variables["NPY_DISABLE_CPU_FEATURES"].split() if found.get(f)]
-        baseline = set(np._core._multiarray_umath.__cpu_baseline__)
-        variables["NPY_DISABLE_CPU_FEATURES"] = " ".join(f for f in can if f not in baseline)
-    return variables
-
-
 def under(name: str, what: str) -> dict:
     """Return what this file prints as a program under an arithmetic, with an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         inherited = {k: v for k, v in os.environ.items() if k not in GENERIC and k != "OPENBLAS_CORETYPE"}
-        environment = inherited | available(name) | {"CAUSE_CACHE": cache}
+        environment = inherited | ARITHMETICS[name] | {"CAUSE_CACHE": cache}
         command = [sys.executable, "-W", "ignore", __file__, what]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

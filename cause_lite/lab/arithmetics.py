@@ -1,6 +1,6 @@
 """Arithmetics of other processors: environment variables that make torch, MKL and others take fewer instructions.
 
-As a program, this file does one run of a study in a process of its own, from an empty cache.
+Begin with `arithmetics`; `in_process` runs a program under one of them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import itertools
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, cache_dir
+from cause_lite.runtime.provenance import config_hash
 
 INSTRUCTIONS = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}  # torch's names for a processor's instructions, and their order
 MKL = {"SSE4_2": 0, "AVX2": 1, "AVX512": 2}
@@ -33,17 +33,17 @@ def arithmetics() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def in_process(arguments: list[str], variables: Mapping[str, str]) -> str:
-    """Return what a Python process prints under some variables, with an empty cache.
+    """Return what a Python process prints under some variables, with a cache that nothing else uses.
 
     Raises
     ------
     UserError
         When it fails.
     """
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | dict(variables) | {"CAUSE_CACHE": cache}
-        command = [sys.executable, "-W", "ignore", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    cache = cache_dir() / "arithmetics" / config_hash(dict(variables))
+    environment = os.environ | dict(variables) | {"CAUSE_CACHE": str(cache)}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{' '.join(arguments)}: failed under {dict(variables)} ({done.stderr.strip()[-500:]})")
     return done.stdout

@@ -7,6 +7,7 @@ that comes up later is answered from the records: nothing has to run again.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import lzma
 import sys
@@ -148,11 +149,12 @@ def runs_of(study: Study, data: str, seeds: int | None = None) -> Iterator[Run]:
     if data not in study.data:
         raise UserError(f"no data set {data!r} in this study; must be one of {', '.join(study.data)}")
     arms = {name: arm for name, arm in study.arms.items() if data in (arm.data or study.data)}
-    for seed in range(seeds or max(arm.seeds or study.seeds for arm in arms.values())):
+    most = max(arm.seeds or study.seeds for arm in arms.values())
+    places = [name for name, _ in arithmetics()] if study.arithmetics else [""]
+    for seed, arithmetic in itertools.product(range(seeds or most), places):
         for name, arm in arms.items():
             if seed < (arm.seeds or study.seeds):
-                for arithmetic in [name for name, _ in arithmetics()] if study.arithmetics else [""]:
-                    yield Run(data, name, arm, seed, study, arithmetic)
+                yield Run(data, name, arm, seed, study, arithmetic)
 
 
 def changed(run: Run, settings: Mapping[str, Any]) -> Run:
@@ -232,7 +234,7 @@ def performed(run: Run) -> dict[str, Any]:
 
 
 def perform_under(run: Run, name: str) -> dict[str, Any]:
-    """Do one run in a process of its own, under its arithmetic and from an empty cache; return its record."""
+    """Do one run in a process of its own, under its arithmetic and with a cache of its own; return its record."""
     arguments = ["-m", "cause_lite.lab.study", name, run.data, f"{run.arm_name}/{run.seed}"]
     return json.loads(in_process(arguments, dict(arithmetics())[run.arithmetic]).splitlines()[-1])
 

@@ -37,9 +37,10 @@ NOTE = (
 )
 
 
-def mean_sd(mean: float, deviation: float) -> str:
+def mean_sd(mean: float, deviation: float, decimals: int = 1) -> str:
     """Return `mean ± deviation`; a deviation that is NaN, as of one seed, is left out."""
-    return f"{mean:.1f}" + ("" if np.isnan(deviation) else f"{NO_BREAK}±{NO_BREAK}{deviation:.1f}")
+    spread = "" if np.isnan(deviation) else f"{NO_BREAK}±{NO_BREAK}{deviation:.{decimals}f}"
+    return f"{mean:.{decimals}f}{spread}"
 
 
 def signed(value: float) -> str:
@@ -103,8 +104,10 @@ def measures(scores: pd.DataFrame) -> pd.DataFrame:
     """Return every measure of a study's arms, mean ± deviation over seeds; `scores` is what `results.frame` returns."""
     lines = []
     for method, part in scores.groupby("method", sort=False):
-        line = {"method": method} | {name: mean_sd(part[key].mean(), part[key].std()) for key, name in MEASURES.items()}
-        lines.append(line | {"seeds": part["seed"].nunique()})
+        line = {"method": method, "seeds": part["seed"].nunique()}
+        for key, name in MEASURES.items():
+            line[name] = mean_sd(part[key].mean(), part[key].std(), 2 if key in ("information", "nmi") else 1)
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

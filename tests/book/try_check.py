@@ -88,7 +88,7 @@ def _compared(
     page.eval_on_selector(
         "#try-model", "(list, name) => { list.value = name; list.dispatchEvent(new Event('change')); }", name
     )
-    seen = labels_seen(read_config(project_dir() / "data" / "segmenters" / name).backbone)
+    seen = labels_seen(read_config(project_dir() / "data" / "segmenters" / name).backbone.name)
     if seen and (seen not in (told := page.text_content("#try")) or "No label was used" in told):
         faults.append(f"try.html: does not say that the backbone of {name} saw {seen}")
     for number, path in enumerate(pictures):
