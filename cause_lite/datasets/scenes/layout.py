@@ -21,7 +21,7 @@ from cause_lite.datasets.scenes.surfaces import (
     tint,
     water_surface,
 )
-from cause_lite.datasets.scenes.taxonomy import CLASS, IMAGE_SIZE, SPLITS
+from cause_lite.datasets.scenes.taxonomy import CLASS, IMAGE_SIZE, SPLITS, VIEWS
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _backdrop(canvas: Canvas) -> None:
         canvas.fill((v > crest) & (v < canvas.horizon + 0.02), leaf_surface(rng, shape, "tree"), "tree", 0.7)
 
 
-def _ground(canvas: Canvas, kinds: tuple[str, ...]) -> None:
+def _ground(canvas: Canvas, kinds: list[str]) -> None:
     """Paint one or two grounds; the second begins at a slanted, wavering shore."""
     rng, size, shape = canvas.rng, canvas.size, (canvas.size, canvas.size)
     u, v = grid(size, size)
@@ -142,51 +142,13 @@ def _road(canvas: Canvas) -> None:
     canvas.fill((np.abs(across) < 1) & (depth > 0), surface, "road")
 
 
-@dataclass(frozen=True)
-class Place:
-    """A kind of view: its possible grounds, how likely a road is, and which objects stand where how often."""
-
-    grounds: tuple[tuple[str, ...], ...]  # one of them is drawn
-    road: float  # the probability of a road
-    far: tuple[tuple[str, float], ...]  # along the horizon: kind, mean count
-    near: tuple[tuple[str, float], ...]  # anywhere on the ground: kind, mean count
-
-
-PLACES = (
-    Place(
-        grounds=(("grass",), ("grass", "sand")),
-        road=0.35,
-        far=(("tree", 2.5), ("house", 1.0)),
-        near=(("animal", 2.4), ("bush", 1.5), ("tree", 0.8), ("person", 0.6), ("car", 0.3)),
-    ),
-    Place(
-        grounds=(("water", "sand"), ("water",), ("water", "grass")),
-        road=0.0,
-        far=(("house", 0.5), ("tower", 0.4)),
-        near=(("boat", 2.2), ("person", 1.2), ("bush", 0.7), ("tree", 0.3), ("animal", 0.4)),
-    ),
-    Place(
-        grounds=(("road",), ("grass",), ("sand",)),
-        road=0.85,
-        far=(("tower", 3.2), ("house", 1.2), ("tree", 1.0)),
-        near=(("car", 1.8), ("bus", 1.2), ("person", 1.6), ("bush", 0.4)),
-    ),
-    Place(
-        grounds=(("grass",), ("grass", "road"), ("sand", "grass")),
-        road=0.6,
-        far=(("house", 2.6), ("tree", 1.6), ("bush", 1.0)),
-        near=(("car", 1.2), ("person", 1.2), ("bush", 1.2), ("bus", 0.5), ("animal", 0.4)),
-    ),
-)
-
-
-def _populate(canvas: Canvas, place: Place) -> None:
+def _populate(canvas: Canvas, place: dict) -> None:
     """Draw the objects from far to near, so that near ones hide far ones."""
     rng, objects = canvas.rng, []
-    for kind, mean in place.far:
+    for kind, mean in place["far"].items():
         for _ in range(rng.poisson(mean)):
             objects.append((canvas.horizon + rng.uniform(0.01, 0.14), rng.uniform(0, 1), kind))
-    for kind, mean in place.near:
+    for kind, mean in place["near"].items():
         for _ in range(rng.poisson(mean)):
             objects.append((rng.uniform(canvas.horizon + 0.12, 1.05), rng.uniform(0.02, 0.98), kind))
     for base, x, kind in sorted(objects):
@@ -209,22 +171,13 @@ def _expose(canvas: Canvas) -> np.ndarray:
 
 
 def render(seed: int, split: str, index: int, size: int = IMAGE_SIZE) -> Scene:
-    """Paint one view of a split.
-
-    Parameters
-    ----------
-    seed, split, index
-        What the view depends on; the same values give the same pixels on one machine.
-    size
-        Pixels a side.
-
-    """
+    """Paint one view of a split; the same values give the same pixels on one machine."""
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     canvas = Canvas(rng, size)
-    place = PLACES[int(rng.integers(len(PLACES)))]
+    place = VIEWS["places"][int(rng.integers(len(VIEWS["places"])))]
     _backdrop(canvas)
-    _ground(canvas, place.grounds[int(rng.integers(len(place.grounds)))])
-    if rng.random() < place.road:
+    _ground(canvas, place["grounds"][int(rng.integers(len(place["grounds"])))])
+    if rng.random() < place["road"]:
         _road(canvas)
     _populate(canvas, place)
     return Scene(_expose(canvas), canvas.labels)

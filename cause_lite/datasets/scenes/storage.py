@@ -43,7 +43,7 @@ def load(split: str, size: int = IMAGE_SIZE, resize: Image.Resampling = Image.Re
 
 def source_files() -> list[Path]:
     """Return the files of this package, in the order of their names."""
-    return sorted(Path(__file__).parent.glob("*.py"))
+    return sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".yaml"))
 
 
 def source_hash() -> str:

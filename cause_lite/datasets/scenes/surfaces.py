@@ -6,43 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-# Tints in linear-ish RGB, 0..1. Several classes draw from the same ones on purpose.
-TINTS = {
-    "blue": (0.30, 0.47, 0.75),
-    "pale": (0.68, 0.78, 0.88),
-    "grey": (0.55, 0.56, 0.58),
-    "dusk": (0.86, 0.58, 0.44),
-    "violet": (0.52, 0.44, 0.60),
-    "green": (0.30, 0.48, 0.22),
-    "olive": (0.48, 0.49, 0.24),
-    "straw": (0.74, 0.65, 0.38),
-    "tan": (0.72, 0.59, 0.42),
-    "brown": (0.42, 0.30, 0.21),
-    "rust": (0.62, 0.30, 0.17),
-    "red": (0.70, 0.16, 0.15),
-    "teal": (0.22, 0.47, 0.47),
-    "dark": (0.16, 0.17, 0.19),
-    "white": (0.90, 0.90, 0.87),
-    "yellow": (0.85, 0.70, 0.20),
-}
-PALETTES = {
-    "sky": ("blue", "pale", "grey", "dusk", "violet"),
-    "cloud": ("white", "grey", "pale", "dusk"),
-    "mountain": ("grey", "brown", "violet", "green", "blue", "tan"),
-    "grass": ("green", "olive", "straw", "tan"),
-    "sand": ("tan", "straw", "grey", "rust", "brown"),
-    "water": ("blue", "teal", "grey", "green", "dusk", "pale"),
-    "road": ("grey", "dark", "brown", "tan", "pale"),
-    "tree": ("green", "olive", "rust", "brown", "yellow", "dark"),
-    "bush": ("green", "olive", "teal", "rust", "straw"),
-    "house": ("white", "tan", "rust", "red", "yellow", "grey", "teal"),
-    "tower": ("grey", "blue", "tan", "teal", "dark", "white", "brown"),
-    "car": ("red", "blue", "white", "dark", "grey", "green", "yellow"),
-    "bus": ("red", "yellow", "blue", "green", "white"),
-    "boat": ("white", "red", "blue", "brown", "dark", "yellow"),
-    "person": ("red", "blue", "white", "dark", "yellow", "green", "violet"),
-    "animal": ("brown", "white", "dark", "tan", "rust", "grey"),
-}
+from cause_lite.datasets.scenes.taxonomy import VIEWS
+
+TINTS, PALETTES = VIEWS["tints"], VIEWS["palettes"]
 
 
 @lru_cache(maxsize=256)
@@ -58,30 +24,10 @@ def _upsampler(size: int, cells: int) -> np.ndarray:
     return weights
 
 
-def noise(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    cells: tuple[float, float],
-    octaves: int = 1,
-) -> np.ndarray:
-    """Draw fractal value noise.
+def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float], octaves: int = 1) -> np.ndarray:
+    """Draw fractal value noise (h, w) of about -1 to 1.
 
-    Parameters
-    ----------
-    rng
-        Where the lattices are drawn from.
-    shape
-        Height and width in pixels.
-    cells
-        Bumps down and across in the first octave; each further octave has twice as many at half the weight.
-    octaves
-        How many octaves are added up.
-
-    Returns
-    -------
-    np.ndarray
-        Values (h, w) of about -1 to 1.
-
+    `cells` are bumps down and across in the first octave; each further one has twice as many at half the weight.
     """
     total, weight = np.zeros(shape, dtype=np.float32), 0.0
     for octave in range(octaves):

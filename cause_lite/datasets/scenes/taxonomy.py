@@ -1,4 +1,10 @@
-"""What the data set holds: its classes at two levels, its splits and the size of an image."""
+"""What the data set holds: its classes at two levels, its splits, the size of an image, and what views are made of."""
+
+from pathlib import Path
+
+import yaml
+
+VIEWS = yaml.safe_load(Path(__file__).with_name("views.yaml").read_text(encoding="utf-8"))
 
 FINE_CLASSES = (
     "sky",
