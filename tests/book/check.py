@@ -43,8 +43,8 @@ SURVEY = """() => ({
   }).filter(text => text.startsWith('|') || /\\$[^$\\s][^$]*\\$/.test(text)).map(text => text.slice(0, 60)),
   twice: [...document.querySelectorAll('article .cell_output > img, article .cell_output .output > img')]
     .map(i => i.src).filter((source, n, all) => all.indexOf(source) < n),
-  clipped: [...document.querySelectorAll('article .cell_output')].filter(o => o.scrollWidth > o.clientWidth + 1)
-    .map(o => o.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60)),
+  clipped: [...document.querySelectorAll('article :is(.cell_output, .pst-scrollable-table-container)')]
+    .filter(o => o.scrollWidth > o.clientWidth + 1).map(o => o.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60)),
   images: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80)),
   formulas: document.querySelectorAll('article .math').length,
   set: document.querySelectorAll('article .math mjx-container').length,
