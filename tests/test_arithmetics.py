@@ -1,6 +1,6 @@
 """The same fit under several arithmetics, each in a process of its own with an empty cache, gives the same numbers.
 
-Environment variables let torch, MKL, oneDNN and OpenBLAS take the instructions of other processors, and other
+Environment variables let torch, MKL, oneDNN, OpenBLAS and NumPy take the instructions of other processors, and other
 numbers of threads. In double precision a fit's label maps and scores must not depend on them. Run as a program, this
 file prints what one real fit gives: `make portable` compares it under every arithmetic.
 """
@@ -23,8 +23,14 @@ GENERIC = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
 }
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+}
 ARITHMETICS: dict[str, dict[str, str]] = {
     "this machine's, 1 thread": {"OMP_NUM_THREADS": "1"},
     "this machine's, 2 threads": {"OMP_NUM_THREADS": "2"},

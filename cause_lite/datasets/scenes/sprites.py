@@ -14,8 +14,8 @@ Sprite = tuple[np.ndarray, np.ndarray]
 
 def grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     """Return u and v (h, w) of each pixel centre, 0 to 1."""
-    v = (np.arange(h, dtype=np.float32)[:, None] + 0.5) / h
-    u = (np.arange(w, dtype=np.float32)[None, :] + 0.5) / w
+    v = (np.arange(h)[:, None] + 0.5) / h
+    u = (np.arange(w)[None, :] + 0.5) / w
     return np.broadcast_to(u, (h, w)), np.broadcast_to(v, (h, w))
 
 

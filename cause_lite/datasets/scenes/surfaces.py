@@ -18,7 +18,7 @@ def _upsampler(size: int, cells: int) -> np.ndarray:
     left = np.minimum(at.astype(int), cells - 1)
     share = at - left
     share = share * share * (3 - 2 * share)
-    weights = np.zeros((size, cells + 1), dtype=np.float32)
+    weights = np.zeros((size, cells + 1))
     weights[np.arange(size), left] = 1 - share
     weights[np.arange(size), left + 1] += share
     return weights
@@ -29,11 +29,11 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, 
 
     `cells` are bumps down and across in the first octave; each further one has twice as many at half the weight.
     """
-    total, weight = np.zeros(shape, dtype=np.float32), 0.0
+    total, weight = np.zeros(shape), 0.0
     for octave in range(octaves):
         down = min(max(1, round(cells[0] * 2**octave)), shape[0])
         across = min(max(1, round(cells[1] * 2**octave)), shape[1])
-        lattice = rng.uniform(-1, 1, (down + 1, across + 1)).astype(np.float32)
+        lattice = rng.uniform(-1, 1, (down + 1, across + 1))
         total += 0.5**octave * (_upsampler(shape[0], down) @ lattice @ _upsampler(shape[1], across).T)
         weight += 0.5**octave
     return total / weight * 1.6
@@ -44,7 +44,7 @@ def tint(rng: np.random.Generator, kind: str) -> np.ndarray:
     first, second = rng.choice(PALETTES[kind], 2)
     share = rng.uniform(0, 0.45)
     colour = (1 - share) * np.array(TINTS[first]) + share * np.array(TINTS[second])
-    return np.clip(colour * rng.uniform(0.8, 1.2) + rng.normal(0, 0.03, 3), 0.03, 1).astype(np.float32)
+    return np.clip(colour * rng.uniform(0.8, 1.2) + rng.normal(0, 0.03, 3), 0.03, 1)
 
 
 def shade(colour: np.ndarray, field: np.ndarray, contrast: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def shade(colour: np.ndarray, field: np.ndarray, contrast: float) -> np.ndarray:
 def sky_surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Paint a sky (h, w, 3) whose colour changes from top to bottom."""
     top, bottom = tint(rng, "sky"), tint(rng, "sky")
-    down = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
+    down = np.linspace(0, 1, shape[0])[:, None, None]
     blend = (1 - down) * top + down * (0.4 * top + 0.6 * bottom)
     return blend * (1 + 0.03 * noise(rng, shape, (2, 2)))[..., None]
 
@@ -79,7 +79,7 @@ def grass_surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarra
 
 def sand_surface(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Paint grains on dunes (h, w, 3)."""
-    grains = rng.normal(0, 1, shape).astype(np.float32)
+    grains = rng.normal(0, 1, shape)
     dunes = noise(rng, shape, (4, 2), 2)
     return shade(tint(rng, "sand"), 0.45 * grains + 0.9 * dunes, 0.12)
 
