@@ -27,6 +27,7 @@ FOREIGN = {  # options of other programs that the package starts or names
     "--path-output": "jupyter-book",
     "--keep-going": "jupyter-book",
     "--silent": "npm",
+    "--quick": "tests/book/check.py",
     "--query-gpu": "nvidia-smi",
     "--format": "nvidia-smi",
 }

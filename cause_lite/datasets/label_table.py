@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageColor
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
@@ -122,6 +121,8 @@ def read_table(path: Path) -> LabelTable:
 
 def _lines(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
     """Return the number and the values by column of each line of a table that holds any."""
+    import pandas as pd  # here: nothing else that segments pictures needs it, and it is slow to import
+
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

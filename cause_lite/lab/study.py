@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ BATCH = 10  # images that are predicted at once
 
 
 class Arm(Settings):
-    """One thing that is compared.
+    """One thing that is compared; in a file, `over` makes an arm of each combination of the values that it names.
 
     Attributes
     ----------
@@ -122,7 +123,7 @@ def studies() -> list[str]:
 
 
 def read_study(name: str) -> Study:
-    """Read a study's grid.
+    """Read a study's grid; one that is `like` another names which of its arms it takes, and what differs.
 
     Raises
     ------
@@ -133,9 +134,24 @@ def read_study(name: str) -> Study:
     if name not in studies():
         raise UserError(f"no study named {name!r}; must be one of {', '.join(studies())}")
     try:
-        return Study(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (UserError, TypeError, yaml.YAMLError) as error:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        arms = given["arms"]
+        if like := given.pop("like", None):
+            whole = yaml.safe_load((FOLDER / f"{like}.yaml").read_text(encoding="utf-8"))
+            given, arms = whole | given, {name: whole["arms"][name] | {"seeds": None} for name in arms}
+        return Study(**given | {"arms": dict(_expanded(arms))})
+    except (UserError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _expanded(arms: Mapping[str, dict]) -> Iterator[tuple[str, dict]]:
+    """Yield each arm by name, its `$words` replaced by every combination of the values that its `over` lists."""
+    for name, arm in arms.items():
+        template = Template(yaml.safe_dump({key: value for key, value in arm.items() if key != "over"}))
+        over = arm.get("over", {})
+        for values in itertools.product(*over.values()):
+            words = dict(zip(over, map(str, values), strict=True))
+            yield Template(name).substitute(words).replace(" ", "-"), yaml.safe_load(template.substitute(words))
 
 
 def runs_of(study: Study, data: str, seeds: int | None = None) -> Iterator[Run]:

@@ -183,15 +183,16 @@ class ReleasedOptions(Settings):
     flow
         The release's, in which labels train the head, or the same loop with the head's output detached.
     labels
-        The true ones; those of other images; or of other images with their pixels shuffled.
+        Each image's own; those of other images; or of other images with their pixels shuffled.
     share
         Of the images that keep their labels, at least one.
     step3
-        Settings of step 3 that differ from the recipe's, such as {"epochs": 80}.
+        Settings that differ from the recipe's in step 3 alone, such as {"probe.epochs": 80}. The head and the linear
+        probe learn at `head.learning_rate`, the clusters at `probe.learning_rate`.
     """
 
     flow: Literal["as_released", "detached"] = "as_released"
-    labels: Literal["true", "other images", "shuffled pixels"] = "true"
+    labels: Literal["own", "other images", "shuffled pixels"] = "own"
     share: Share = 1.0
     step3: dict[str, Any] = Field(default_factory=dict)
 
@@ -199,8 +200,7 @@ class ReleasedOptions(Settings):
 @register("as_released", ReleasedOptions, needs=("labels",))
 def learn(training: Training, options: ReleasedOptions) -> Predictor:
     """Return the predictor of the clean fit's head after the release's step 3."""
-    changes = {f"probe.{name}": value for name, value in options.step3.items()}
-    config = training.config.replace(changes | {"probe.label_flow": options.flow})
+    config = training.config.replace(options.step3 | {"probe.label_flow": options.flow})
     segmenter = training.fitted(training.config)
     assert training.labels is not None
     labels = relabelled(np.asarray(training.labels[:]), options, np.random.default_rng(training.seed))
@@ -220,7 +220,7 @@ def with_third_step(base: Segmenter, features: PatchStore, split: Split, config:
 
 def relabelled(labels: np.ndarray, options: ReleasedOptions, rng: np.random.Generator) -> np.ndarray:
     """Return the label maps (N, H, W) that the options ask for; -1 where an image keeps none."""
-    if options.labels != "true":
+    if options.labels != "own":
         labels = labels[rng.permutation(len(labels))]
     if options.labels == "shuffled pixels":
         labels = rng.permuted(labels.reshape(len(labels), -1), axis=1).reshape(labels.shape)

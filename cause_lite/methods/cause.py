@@ -29,7 +29,7 @@ class CauseOptions(Settings):
     reading
         The fit's own cluster probe, full k-means on its head's outputs, or step 3 done again on that head.
     step3
-        Settings of step 3 that differ from the fit's, such as {"objective": "cosine"}, where it is done again.
+        Settings of step 3 that differ from the fit's, such as {"probe.objective": "cosine"}, where it is done again.
     of_seed
         The seed of the fit, where the run's seed is to draw the reading alone; None: the run's.
     """
@@ -78,7 +78,7 @@ def _kmeans_probe(outputs: PatchStore, segmenter: Segmenter, training: Training,
 def _probe_of_step_3(
     outputs: PatchStore, segmenter: Segmenter, training: Training, options: CauseOptions
 ) -> ClusterProbe:
-    config = training.config.replace({f"probe.{name}": value for name, value in options.step3.items()})
+    config = training.config.replace(options.step3)
     with seeded(training.seed) as generator:
         session = Session(config, generator, segmenter.codebook.device)
         return fit_cluster_probe(outputs, training.classes, session)[0]

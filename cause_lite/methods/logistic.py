@@ -24,7 +24,7 @@ from cause_lite.runtime.files import UserError
 from cause_lite.runtime.settings import Settings
 
 SAMPLE = 100_000  # labelled patches that it learns from, at most
-TOLERANCE = 1e-4  # the largest entry of the gradient of the mean loss
+TOLERANCE = 1e-7  # the largest entry of the gradient of the mean loss
 ITERATIONS = 5_000  # of L-BFGS, at most
 NEVER = -1e9  # the score of a class that no training patch has
 
