@@ -188,6 +188,8 @@ def flipped(images: np.ndarray | LazyRows) -> np.ndarray | LazyRows:
     return images.flipped() if isinstance(images, LazyRows) else images[:, :, ::-1]
 
 
-def files_fingerprint(images: np.ndarray | LazyRows) -> str:
-    """Return the hash of the files that images are read from; an empty text for arrays, which this package made."""
-    return images.fingerprint() if isinstance(images, LazyRows) else ""
+def images_fingerprint(images: np.ndarray | LazyRows) -> str:
+    """Return a hash of the content that rows (N, H, W, 3) are read from, and of how it becomes rows."""
+    if isinstance(images, LazyRows):
+        return images.fingerprint()
+    return hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).data).hexdigest()

@@ -26,7 +26,7 @@ from cause_lite import checkpoints, datasets
 from cause_lite.backbones.loading import load_backbone, local_weights
 from cause_lite.backbones.released import RELEASED
 from cause_lite.config import FitConfig
-from cause_lite.datasets.images import files_fingerprint
+from cause_lite.datasets.images import images_fingerprint
 from cause_lite.datasets.loading import incomplete
 from cause_lite.datasets.registry import PUBLISHED
 from cause_lite.lab import rehearsal
@@ -207,7 +207,7 @@ def fitted(row: Row, config: FitConfig, kind: str, device: str) -> Segmenter:
         segmenter.size = config.scored_size
         return segmenter
     images, backbone = load_training(config).images, load_backbone(config.backbone).fingerprint()
-    made_of = hashlib.sha256(f"{images.shape} {files_fingerprint(images)} {backbone}".encode()).hexdigest()[:12]
+    made_of = hashlib.sha256(f"{images.shape} {images_fingerprint(images)} {backbone}".encode()).hexdigest()[:12]
     folder = cache_dir() / "rows" / row.key / f"{kind}-{config.seed}-{provenance.config_hash(config)}-{made_of}"
     if not (folder / "fit.json").exists():
         fit_to(config, folder, device)

@@ -23,7 +23,7 @@ from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
 from cause_lite.datasets.arrays import SOFTWARE, Reading
-from cause_lite.datasets.images import LazyRows, files_fingerprint, flipped
+from cause_lite.datasets.images import LazyRows, flipped, images_fingerprint
 from cause_lite.evaluate import evaluate
 from cause_lite.lab.crf import refine_batch
 from cause_lite.lab.recipes import evaluation_split
@@ -71,7 +71,7 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     folder = Path(folder)
     config, train, backbone = prepared(config, device)
     with locked(folder) if parallel.processes().is_main_process else contextlib.nullcontext():
-        images = files_fingerprint(train.images)
+        images = images_fingerprint(train.images)
         key = f"{provenance.config_hash(config)} {backbone.fingerprint()[:16]} {train.images.shape} {images}"
         journal = Journal(folder / "resume", key)
         with journal.stop_on_signals():
@@ -307,9 +307,10 @@ def fit_origin(config: FitConfig) -> dict:
 def fitted_run(config: FitConfig) -> Path:
     """Return the folder of a finished fit of these settings on this device; fit it now if it is not in the cache.
 
-    A backbone in a folder may be trained anew under its name: fits on what it was before are others.
+    Images and a backbone may change under their names: fits on what they were before are others.
     """
-    made_by = hashlib.sha256(f"{this_device()} {folder_fingerprint(find_folder(config.backbone.name))}".encode())
+    content = folder_fingerprint(find_folder(config.backbone.name)), images_fingerprint(load_training(config).images)
+    made_by = hashlib.sha256(f"{this_device()} {content}".encode())
     name = f"{Path(config.data.name).name}-{config.head.kind}-{config.seed}-{provenance.config_hash(config)}"
     folder = cache_dir() / "fits" / f"{name}-{made_by.hexdigest()[:12]}"
     if not (folder / "fit.json").exists():
