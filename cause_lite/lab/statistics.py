@@ -83,6 +83,41 @@ def unpaired(values: np.ndarray, others: np.ndarray) -> Estimate:
     return Estimate(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
+def contrasts(pairs: Mapping[tuple[str, ...], tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]) -> pd.DataFrame:
+    """Return the difference of each of several pairs of means, corrected as one family by Holm's method.
+
+    Parameters
+    ----------
+    pairs
+        Scores over seeds (n,) and (m,) that share no randomness, by what is compared.
+    names
+        The columns that hold the parts of those keys.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a key, with the columns of `family` (`seeds` counts those of the smaller side), and `bound`: both means
+        are equal within it, at the level 5 %, by two one-sided tests (Schuirmann, 1987).
+    """
+    rows = []
+    for key, (values, others) in pairs.items():
+        estimate, seeds = unpaired(values, others), min(len(values), len(others))
+        bound = np.nan
+        if seeds >= SEEDS_FOR_INTERVAL:
+            bound = np.abs(
+                scipy.stats.ttest_ind(values, others, equal_var=False).confidence_interval(2 * CONFIDENCE - 1)
+            ).max()
+        rows.append((*key, estimate.mean, estimate.low, estimate.high, estimate.p_value, seeds, bound))
+    table = pd.DataFrame(rows, columns=[*names, "difference", "low", "high", "p_value", "seeds", "bound"])
+    return with_findings(table, table["seeds"] >= SEEDS_FOR_FINDING)
+
+
+def with_findings(table: pd.DataFrame, counted: pd.Series) -> pd.DataFrame:
+    """Return a table with `adjusted_p`, by Holm's method over the rows that are `counted`, and `finding`."""
+    adjusted = holm(table["p_value"].where(counted).to_numpy())
+    return table.assign(adjusted_p=adjusted, finding=adjusted <= LEVEL)
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Return p-values (m,) adjusted for their number by Holm's step-down method (Holm, 1979); NaN stays NaN.
 
@@ -118,9 +153,7 @@ def family(differences: Mapping[tuple[str, ...], np.ndarray], names: tuple[str, 
         rows.append((*key, estimate.mean, estimate.low, estimate.high, estimate.p_value, len(values), spread))
     columns = [*names, "difference", "low", "high", "p_value", "seeds", "spread"]
     table = pd.DataFrame(rows, columns=columns)
-    table["adjusted_p"] = holm(table["p_value"].where(table["seeds"] >= SEEDS_FOR_FINDING).to_numpy())
-    table["finding"] = table["adjusted_p"] <= LEVEL
-    return table
+    return with_findings(table, table["seeds"] >= SEEDS_FOR_FINDING)
 
 
 def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str], score: str = "miou") -> pd.DataFrame:
@@ -145,9 +178,7 @@ def compared(records: dict[str, dict], base: str | Callable[[str, set[str]], str
     rows = [_row(part) for _, part in _pairs(records, base, score).groupby(["method", "name"])]
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("adjusted_p", "finding")])
     candidates = (table["seeds"] >= SEEDS_FOR_FINDING) & (table["name"] != table["base"])
-    table["adjusted_p"] = holm(table["p_value"].where(candidates).to_numpy())
-    table["finding"] = table["adjusted_p"] <= LEVEL
-    return table[list(COLUMNS)]
+    return with_findings(table, candidates)[list(COLUMNS)]
 
 
 def _row(pairs: pd.DataFrame) -> tuple:

@@ -131,6 +131,38 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
     return figure
 
 
+def leads(rows: pd.DataFrame, xlabel: str) -> Figure:
+    """Draw the difference of each `method` with its interval, filled where it is a finding; see `verdicts.leads`."""
+    rows = rows.sort_values("difference").reset_index(drop=True)
+    axis = plt.subplots(figsize=(8, 0.32 * len(rows) + 0.8))[1]
+    for place, row in rows.iterrows():
+        colour = ORANGE if row["finding"] else BLUE
+        axis.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.5)
+        axis.plot(row["difference"], place, "o", color=colour, fillstyle="full" if row["finding"] else "none")
+    axis.axvline(0, color=INK, linewidth=0.8)
+    axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=rows["method"])
+    return style(axis).figure
+
+
+def merging(merged: pd.DataFrame, others: dict[str, pd.Series]) -> Figure:
+    """Draw pixel accuracy, mIoU and information of k-means by its number of clusters, and of others as level lines.
+
+    `merged` has a row a run with `clusters` and the scores; `others` has mean scores by name.
+    """
+    panels = {"pacc": "pixel accuracy, %", "miou": "mIoU, %", "information": "information, nats"}
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3))
+    for axis, (score, name) in zip(axes, panels.items(), strict=True):
+        by_number = merged.groupby("clusters")[score]
+        axis.errorbar(by_number.mean().index, by_number.mean(), by_number.std(), fmt="o-", color=BLUE, label="k-means")
+        for (other, means), colour in zip(others.items(), (ORANGE, GREEN, PURPLE), strict=False):
+            axis.axhline(means[score], color=colour, linestyle="--", label=other)
+        axis.set(xlabel="clusters", ylabel=name, ylim=(0, None))
+        style(axis)
+    legend(axes[-1], **BESIDE)
+    figure.tight_layout()
+    return figure
+
+
 def pca_colours(features: torch.Tensor) -> np.ndarray:
     """Return the first three principal components of patch features (N, P, D) as colours (N, sqrt(P), sqrt(P), 3).
 

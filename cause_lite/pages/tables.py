@@ -17,6 +17,7 @@ from cause_lite.backbones.loading import labels_seen
 from cause_lite.lab import earlier, ladder
 from cause_lite.lab.results import SCORES as MEASURES
 from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of, family
+from cause_lite.lab.study import read_records
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 MOST_DECIMALS = 4  # of a difference that is nearly zero
@@ -109,6 +110,14 @@ def measures(scores: pd.DataFrame) -> pd.DataFrame:
             line[name] = mean_sd(part[key].mean(), part[key].std(), 2 if key in ("information", "nmi") else 1)
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def origins(study: str, data: str) -> pd.DataFrame:
+    """Return which commits made a study's records, on which processors, with how many runs and seconds, a row each."""
+    records = pd.DataFrame(read_records(study, data).values())[["commit", "device", "date", "seconds"]]
+    records = records.assign(commit=records["commit"].str[:8], date=records["date"].str[:10])
+    grouped = records.groupby(["commit", "device", "date"])["seconds"].agg(["size", "sum"]).reset_index()
+    return grouped.rename(columns={"size": "runs", "sum": "seconds"}).round()
 
 
 def effect_table(study: str, data: str) -> pd.DataFrame:

@@ -1,0 +1,102 @@
+"""Verdicts of the results pages: a sentence, a short table of questions, and the differences behind them.
+
+All come from the records of the studies `tables` and `selection`. Begin with `verdict`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cause_lite.lab.results import (
+    BASELINES,
+    PRIMARY,
+    READINGS,
+    frame,
+    interval_over_images,
+    over_seeds,
+    primary_contrasts,
+    selected,
+)
+from cause_lite.lab.statistics import contrasts
+from cause_lite.pages.tables import mean_sd, signed
+
+QUESTIONS = {  # what an arm is compared with, for each exploratory question of a results page
+    "Is CAUSE ahead of full k-means on the same features?": ("cause-mlp", "kmeans"),
+    "Does k-means find more in its head than in the features?": ("cause-mlp-kmeans", "kmeans"),
+    "Is its own third step ahead of k-means on its head?": ("cause-mlp", "cause-mlp-kmeans"),
+    "Can a classifier with labels read more from its head than from the features?": ("mlp-logistic", "logistic"),
+    "Does the CRF help?": ("cause-mlp-crf", "cause-mlp"),
+}
+FIRST = "Is the clean method ahead of the best label-free baseline?"
+
+
+def verdict(data: str) -> str:
+    """Return the primary contrast of a data set in a few sentences of Markdown."""
+    row = primary_contrasts().set_index("data").loc[data]
+    scores = frame("tables", data)
+    means = [mean_sd(*_mean_and_deviation(scores, arm)) for arm in (row["ours"], row["base"])]
+    titles = scores.drop_duplicates("arm").set_index("arm")["method"]
+    over_images = _interval(*interval_over_images(data, row["ours"], row["base"]))
+    return (
+        f"**{_answer(row).capitalize()}.** On the test images, {titles[row['ours']]} scores {means[0]} mIoU and "
+        f"{titles[row['base']]} {means[1]}. The difference is {signed(row['difference'])} points "
+        f"({_interval(row['low'], row['high'])} over seeds, {over_images} over seeds and images; "
+        f"p = {row['adjusted_p']:.2g} after Holm's correction for {len(PRIMARY)} data sets). "
+        f"At the 5 % level both are equal within {row['bound']:.1f} points."
+    )
+
+
+def questions(data: str) -> pd.DataFrame:
+    """Return what a data set answers: `question`, `answer`, `how sure` and `what else moves`, a row a question.
+
+    The first row is the primary contrast; the others are exploratory, corrected for their number.
+    """
+    scores = frame("tables", data)
+    first = primary_contrasts().query("data == @data").assign(question=FIRST)
+    pairs = {key: pair for key, pair in QUESTIONS.items() if set(pair) <= set(scores["arm"])}
+    others = contrasts(
+        {(key, *pair): tuple(over_seeds(scores, arm) for arm in pair) for key, pair in pairs.items()},  # type: ignore[misc]
+        ("question", "ours", "base"),
+    )
+    means = scores.groupby("arm")[["information", "effective"]].mean()
+    lines = []
+    for row in pd.concat([first, others]).to_dict("records"):
+        moved = means.loc[row["ours"]] - means.loc[row["base"]]
+        sure = f"{signed(row['difference'])} mIoU ({_interval(row['low'], row['high'])}), p = {row['adjusted_p']:.2g}"
+        else_moved = f"information {moved['information']:+.2f} nats, effective clusters {signed(moved['effective'])}"
+        answers = {"question": row["question"], "answer": _answer(row), "how sure": f"{sure}, {row['seeds']} seeds"}
+        lines.append(answers | {"what else moves": else_moved})
+    return pd.DataFrame(lines)
+
+
+def leads(data: str, base: str = "kmeans") -> pd.DataFrame:
+    """Return the difference in mIoU of every label-free arm from a base, as `statistics.contrasts`, by `method`."""
+    scores = frame("tables", data).query("not supervised")
+    arms = [arm for arm in scores["arm"].unique() if arm not in (base, "constant")]
+    titles = scores.drop_duplicates("arm").set_index("arm")["method"]
+    of_base = over_seeds(scores, base)
+    return contrasts({(titles[arm],): (over_seeds(scores, arm), of_base) for arm in arms}, ("method",))
+
+
+def choice(data: str) -> str:
+    """Return in words which reading and which baseline the validation images chose."""
+    titles = frame("selection", data).drop_duplicates("arm").set_index("arm")["method"]
+    ours, base = (titles[selected(data, arms)] for arms in (READINGS, BASELINES))
+    return (
+        f"The validation images chose *{ours}* of {len(READINGS)} readings and *{base}* of {len(BASELINES)} baselines."
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{signed(low)} to {signed(high)}"
+
+
+def _answer(row: pd.Series | dict) -> str:
+    if not row["finding"]:
+        return "not shown"
+    return "yes" if row["difference"] > 0 else "no, behind"
+
+
+def _mean_and_deviation(scores: pd.DataFrame, arm: str) -> tuple[float, float]:
+    values = over_seeds(scores, arm)
+    return float(values.mean()), float(values.std(ddof=1))
