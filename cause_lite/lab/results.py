@@ -119,6 +119,11 @@ def miou_of(confusion: np.ndarray) -> float:
     return _counted(confusion).compute()["miou"]
 
 
+def matching_of(record: Mapping[str, Any]) -> np.ndarray:
+    """Return the class of each cluster of a record, matched over all its images; -1 for a cluster left over."""
+    return _counted(unpacked(record).sum(0)).matching()
+
+
 def _counted(confusion: np.ndarray) -> ClusterMetrics:
     metrics = ClusterMetrics(confusion.shape[1], confusion.shape[0])
     metrics.confusion = torch.from_numpy(confusion)

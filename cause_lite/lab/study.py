@@ -280,7 +280,24 @@ def described(run: Run) -> dict[str, Any]:
 
 def perform(run: Run) -> dict[str, Any]:
     """Do one run and return its record: what decided it, the confusion of each image, and where it was made."""
-    start, config, method = time.perf_counter(), run.config, find(run.arm.method)
+    start = time.perf_counter()
+    predict, backbone, test = learned(run)
+    confusions = image_confusions(predict, backbone, test, run.arm.crf)
+    return described(run) | {
+        "title": run.arm.title,
+        "supervised": find(run.arm.method).supervised,
+        "confusions": packed(confusions),
+        "seconds": round(time.perf_counter() - start, 1),
+        "device": this_device(),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "date": provenance.now(),
+    }
+
+
+def learned(run: Run) -> tuple[Predictor, Backbone, Split]:
+    """Return the predictor that a run's method learns, the backbone whose features it takes, and the labelled split."""
+    config, method = run.config, find(run.arm.method)
     train, test = load_training(config), load_evaluation(config, run.study.split).labelled()
     backbone = backbone_of(config)
     training = Training(
@@ -291,17 +308,7 @@ def perform(run: Run) -> dict[str, Any]:
         label_maps(train) if "labels" in method.needs else None,
         train.images if "pictures" in method.needs else None,
     )
-    confusions = image_confusions(method(training, run.arm.options), backbone, test, run.arm.crf)
-    return described(run) | {
-        "title": run.arm.title,
-        "supervised": method.supervised,
-        "confusions": packed(confusions),
-        "seconds": round(time.perf_counter() - start, 1),
-        "device": this_device(),
-        "commit": provenance.commit(),
-        "environment": provenance.environment(),
-        "date": provenance.now(),
-    }
+    return method(training, run.arm.options), backbone, test
 
 
 def backbone_of(config: FitConfig) -> Backbone:
@@ -312,21 +319,27 @@ def backbone_of(config: FitConfig) -> Backbone:
     return backbone
 
 
-@torch.no_grad()
 def image_confusions(
     predict: Predictor, backbone: Backbone, test: Split, crf: bool = False
 ) -> Int[np.ndarray, "n k c"]:
     """Return clusters by classes of each labelled image of a split, in pixels; its mirror image is seen too."""
-    plain = cached_features(backbone, test.images, f"Features of {test.name}/{test.split}")
-    mirrored = cached_features(backbone, flipped(test.images), "Features of the mirror images")
     labels, found = label_maps(test), []
-    for start in range(0, len(test), BATCH):
-        part = slice(start, start + BATCH)
-        pictures, truth = np.asarray(test.images[part]), torch.from_numpy(np.asarray(labels[part])).long()
-        scores = predict(Views(plain[part], mirrored[part], pictures), (truth.shape[1], truth.shape[2]))
-        clusters = refine_batch(scores, pictures) if crf else scores.argmax(1)
+    for part, scores in predicted(predict, backbone, test):
+        truth = torch.from_numpy(np.asarray(labels[part])).long()
+        clusters = refine_batch(scores, np.asarray(test.images[part])) if crf else scores.argmax(1)
         found.append(counted(clusters.cpu(), truth, scores.shape[1], len(test.classes)))
     return torch.cat(found).numpy()
+
+
+@torch.no_grad()
+def predicted(predict: Predictor, backbone: Backbone, test: Split) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the numbers of some images of a split and the scores of their pixels (B, K, H, W), at the labels' size."""
+    plain = cached_features(backbone, test.images, f"Features of {test.name}/{test.split}")
+    mirrored = cached_features(backbone, flipped(test.images), "Features of the mirror images")
+    size = np.asarray(label_maps(test)[:1]).shape[1:]
+    for start in range(0, len(test), BATCH):
+        part = slice(start, start + BATCH)
+        yield part, predict(Views(plain[part], mirrored[part], np.asarray(test.images[part])), (size[0], size[1]))
 
 
 def counted(clusters: Tensor, truth: Tensor, num_clusters: int, num_classes: int) -> Int[Tensor, "n k c"]:

@@ -7,34 +7,27 @@ from matplotlib.figure import Figure
 from cause_lite import checkpoints
 from cause_lite.datasets.photos import some_photographs
 from cause_lite.lab import results
-from cause_lite.lab.earlier import BACKBONE, BASELINES, CAPTIONS, CAUSE, HELD_OUT, of_split, recorded
-from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL
 from cause_lite.pages.plots import segmented_photographs
-from cause_lite.pages.tables import markdown, measures, photographs_table, score_table
+from cause_lite.pages.tables import markdown, measures
+from cause_lite.pages.verdicts import verdict
 from cause_lite.runtime.files import project_dir, write_whole
 
 START, END = "<!-- results: written by `python -m cause_lite.pages.readme` -->", "<!-- end of results -->"
-EARLIER = "records of an earlier version, in single precision"
-METHODS = {*BASELINES, *CAUSE.values(), *(f"{name}, CRF" for name in CAUSE.values())}
-PHOTOGRAPHS_OF = {
-    "msrc": "MSRC, 21 classes: 196 test photographs",
-    "camvid": "CamVid, 11 classes: 233 test frames",
+CAPTIONS = {
+    "scenes": "`scenes`, 16 classes: 200 test images, on features that have seen no label",
+    "msrc": "MSRC, 21 classes: 196 test photographs, on features of `efficientnet-lite2`, which saw ImageNet's labels",
+    "camvid": "CamVid, 11 classes: 233 test frames, on features of `efficientnet-lite2`",
 }
 PHOTOGRAPHS, SEED = 5, 0  # how many photographs the picture shows, and the seed that draws them
 
 
 def results_block() -> str:
-    """Return Markdown tables of the main methods on held-out images: mean ± sample standard deviation over seeds."""
-    tables = {CAPTIONS["scenes", HELD_OUT]: measures(results.frame("tables", "scenes"))}
-    tables |= {
-        f"{title}, {EARLIER}; features of {BACKBONE}, which saw ImageNet's labels": photographs_table(
-            data, fewest=SEEDS_FOR_FINDING
-        )
-        for data, title in PHOTOGRAPHS_OF.items()
-    }
-    main = [record for record in of_split(recorded("camvid"), HELD_OUT) if record["method"] in METHODS]
-    tables[f"{CAPTIONS['camvid', HELD_OUT]}, {EARLIER}"] = score_table(main, fewest=SEEDS_FOR_INTERVAL)
-    return "\n\n".join(f"**{title}**\n\n{markdown(table)}" for title, table in tables.items())
+    """Return, for each data set, the verdict and a Markdown table of all methods on held-out images."""
+    parts = []
+    for data, caption in CAPTIONS.items():
+        table = markdown(measures(results.frame("tables", data)))
+        parts.append(f"**{caption}**\n\n{verdict(data)}\n\n{table}")
+    return "\n\n".join(parts)
 
 
 def with_results(text: str) -> str:
