@@ -27,6 +27,7 @@ QUESTIONS = {  # what an arm is compared with, for each exploratory question of 
     "Can a classifier with labels read more from its head than from the features?": ("mlp-logistic", "logistic"),
     "Does the CRF help?": ("cause-mlp-crf", "cause-mlp"),
 }
+RATES = {"ours": "our rates", "release": "the release's rates, from noise"}
 FIRST = "Is the clean method ahead of the best label-free baseline?"
 
 
@@ -85,6 +86,29 @@ def choice(data: str) -> str:
     return (
         f"The validation images chose *{ours}* of {len(READINGS)} readings and *{base}* of {len(BASELINES)} baselines."
     )
+
+
+def leak_scores(data: str) -> pd.DataFrame:
+    """Return the runs of the study `leak`, as `results.frame`, with `rates` (ours, release), `epochs` and `labels`."""
+    scores = frame("leak", data)
+    parts = scores["arm"].str.split("-", n=2, expand=True)
+    scores["rates"], scores["epochs"] = parts[0], pd.to_numeric(parts[1], errors="coerce")
+    return scores.assign(labels=parts[2].str.replace("-", " ")).dropna(subset=["epochs"]).astype({"epochs": int})
+
+
+def leak_differences(data: str, score: str = "miou") -> pd.DataFrame:
+    """Return what each kind of labels changes against the same loop with labels detached, as `statistics.contrasts`.
+
+    Columns `rates`, `epochs` and `labels` name the arm; `method` puts them into words.
+    """
+    pairs = {}
+    for (rates, epochs), part in leak_scores(data).groupby(["rates", "epochs"], sort=False):
+        by_labels = {labels: runs[score].to_numpy() for labels, runs in part.groupby("labels", sort=False)}
+        base = by_labels.pop("detached")
+        pairs |= {(rates, epochs, labels): (values, base) for labels, values in by_labels.items()}
+    rows = contrasts(pairs, ("rates", "epochs", "labels"))
+    names = zip(rows["labels"], rows["epochs"], rows["rates"], strict=True)
+    return rows.assign(method=[f"{labels}, {epochs} epochs, {RATES[rates]}" for labels, epochs, rates in names])
 
 
 def _interval(low: float, high: float) -> str:
