@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from cause_lite.lab import earlier, ladder
 from cause_lite.lab.earlier import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
 from cause_lite.lab.statistics import holm, paired_t
 from cause_lite.pages import tables
 
-METHODS = {"kmeans": FEATURE_KMEANS, "logistic": earlier.LOGISTIC}
 BASE, CLEAN = f"{earlier.BACKBONE}/feature-kmeans", f"{earlier.BACKBONE}/clean"
+
+
+METHODS = {"kmeans": FEATURE_KMEANS, "logistic": earlier.LOGISTIC}
 
 
 def made(name: str, method: str, seed: int, miou: float) -> dict:
@@ -20,34 +21,6 @@ def made(name: str, method: str, seed: int, miou: float) -> dict:
         "date": "2026-01-01",
         "environment": {},
     }
-
-
-@pytest.fixture
-def records(monkeypatch):
-    """Three seeds of k-means and of one head, and what the head gained."""
-    base, gained = np.array([30.0, 31.0, 35.0]), np.array([4.0, 6.0, 8.0])
-    runs = [made(BASE, FEATURE_KMEANS, seed, base[seed]) for seed in (2, 0, 1)]
-    runs += [made(CLEAN, CAUSE["mlp"], seed, base[seed] + gained[seed]) for seed in range(3)]
-    monkeypatch.setattr(earlier, "read_study", lambda *_: {str(n): run for n, run in enumerate(runs)})
-    return gained
-
-
-def test_gains_are_paired_by_seed(records):
-    rows = {row.arm: row for row in earlier.photograph_scores("msrc").itertuples()}
-    clean, interval = rows[CLEAN], scipy.stats.t.interval(0.95, 2, 6.0, 2 / np.sqrt(3))
-    assert (clean.miou, clean.miou_gain, clean.seeds) == (38.0, 6.0, 3)
-    assert np.allclose((clean.miou_low, clean.miou_high), interval)
-    assert rows[BASE].miou_gain == rows[BASE].miou_low == 0
-    row = tables.photographs_table("msrc").set_index("method").loc[f"{CAUSE['mlp']}, {earlier.TITLES['clean']}"]
-    assert row["mIoU, %"].replace(tables.NO_BREAK, " ") == "38.0 ± 4.6"
-    assert row["gain, mIoU"].replace(tables.NO_BREAK, " ") == "+6.0 (+1.0 to +11.0, 3 seeds)"
-
-
-def test_two_seeds_have_no_interval(records, monkeypatch):
-    some = {key: run for key, run in earlier.read_study("", "").items() if run["seed"] < 2}
-    monkeypatch.setattr(earlier, "read_study", lambda *_: some)
-    gains = tables.photographs_table("msrc")["gain, mIoU"].str.replace(tables.NO_BREAK, " ")
-    assert "+5.0 (2 seeds)" in set(gains)
 
 
 def test_the_ladder_pairs_gain_and_leak_by_seed(monkeypatch):

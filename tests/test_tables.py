@@ -3,14 +3,11 @@
 import csv
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cause_lite.lab.earlier import CAUSE, COLOUR_KMEANS, FEATURE_KMEANS
-from cause_lite.lab.statistics import paired_t
 from cause_lite.pages import published, tables
 from cause_lite.runtime.files import project_dir
 
@@ -51,36 +48,8 @@ def test_a_difference_names_few_seeds_and_marks_a_finding(seeds, finding, text):
     assert tables.difference(row).replace(tables.NO_BREAK, " ") == text
 
 
-def runs(method: str, scores: list[float]) -> list[dict]:
-    return [{"method": method, "seed": seed, "miou": score, "pacc": 2 * score} for seed, score in enumerate(scores)]
-
-
-def test_scores_are_means_over_seeds_and_gains_are_paired():
-    ours, base = [20.0, 23.0, 27.0], [18.0, 19.0, 22.0, 90.0]
-    records = [*runs(CAUSE["mlp"], ours), *runs(FEATURE_KMEANS, base), *runs(COLOUR_KMEANS, [5.0])]
-    table = (
-        tables.score_table(records, FEATURE_KMEANS)
-        .set_index("method")
-        .map(lambda cell: cell.replace(tables.NO_BREAK, " ") if isinstance(cell, str) else cell)
-    )
-    assert list(table.index) == [CAUSE["mlp"], FEATURE_KMEANS, COLOUR_KMEANS]
-    row, gain = table.loc[CAUSE["mlp"]], paired_t(np.array([2.0, 4.0, 5.0]))
-    assert (row["mIoU, %"], row["pAcc, %"], row["seeds"]) == ("23.3 ± 3.5", "46.7 ± 7.0", 3)
-    assert row["gain, mIoU"] == f"+3.7 ({gain.low:+.1f} to {gain.high:+.1f}, 3 seeds)"
-    assert table.loc[FEATURE_KMEANS, "gain, mIoU"] == ""
-    assert tuple(table.loc[COLOUR_KMEANS, ["mIoU, %", "gain, mIoU"]]) == ("5.0", "-13.0 (1 seed)")
-    assert COLOUR_KMEANS not in set(tables.score_table(records, fewest=2)["method"])
-
-
 def test_differences_of_one_label_stand_in_one_line():
     line = {"low": 1.0, "high": 3.0, "seeds": 5, "finding": False, "data": "msrc", "backbone": "photos"}
     rows = pd.DataFrame([line | {"difference": d, "score": s} for d, s in ((2.0, "mIoU"), (1.5, "pixel accuracy"))])
     told = tables.difference_list(rows, "{data}, `{backbone}`").replace(tables.NO_BREAK, " ")
     assert told == ("* MSRC, 21 classes, `photos`: +2.0 (+1.0 to +3.0) mIoU and +1.5 (+1.0 to +3.0) pixel accuracy")
-
-
-def test_the_lists_of_the_ladder_are_whole():
-    """Gain, leak and loop of both data sets on the strongest backbone, from the records that ship."""
-    text = tables.leak_text()
-    assert text.count("\n* ") + text.startswith("* ") == 8 and "ImageNet" in text
-    assert text.count(" mIoU and ") == 8

@@ -6,17 +6,16 @@ Begin with `score_table` (from records) and `difference_list` (from paired diffe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from cause_lite.backbones.loading import labels_seen
 from cause_lite.lab import earlier, ladder
 from cause_lite.lab.results import SCORES as MEASURES
-from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of, family
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, device_of
 from cause_lite.lab.study import read_records
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -65,42 +64,6 @@ def difference(row: Any) -> str:
     return f"{signed(row.difference)} {interval.replace(' ', NO_BREAK)}" + ("*" if row.finding else "")
 
 
-def score_table(records: Sequence[dict], base: str | None = None, fewest: int = 1) -> pd.DataFrame:
-    """Return a row for each method: scores as mean ± deviation over seeds, and gains over `base` at the same seeds.
-
-    Parameters
-    ----------
-    records
-        Runs with `method`, `seed` and scores in percent; methods stay in the order met.
-    base
-        The method that gains are measured from. Their intervals are not corrected for their number.
-    fewest
-        Methods with fewer seeds are left out.
-    """
-    frame = pd.DataFrame(records)
-    by_seed = frame.pivot_table(index="seed", columns="method", values=list(SCORES))
-    lines = []
-    for method, part in frame.groupby("method", sort=False):
-        line = {"method": method}
-        for score, name in SCORES.items():
-            line[f"{name}, %"] = mean_sd(part[score].mean(), part[score].std())
-            if base:
-                gain = (by_seed[score, method] - by_seed[score, base]).dropna().to_numpy()
-                row = family({(method,): gain}, ("method",)).assign(finding=False).iloc[0]
-                line[f"gain, {name}"] = "" if method == base else difference(row)
-        if (seeds := part["seed"].nunique()) >= fewest:
-            lines.append(line | {"seeds": seeds})
-    return pd.DataFrame(lines)
-
-
-def photographs_table(data: str, rung: str = earlier.BACKBONE, fewest: int = 1) -> pd.DataFrame:
-    """Return the scores of a data set on a backbone, and gains over mini-batch k-means; as in `score_table`."""
-    runs = [
-        run | {"method": ", ".join(filter(None, (run["method"], run["title"])))} for run in earlier.runs_on(data, rung)
-    ]
-    return score_table(runs, earlier.ARM_METHODS[earlier.FEATURE_ARM], fewest)
-
-
 def measures(scores: pd.DataFrame) -> pd.DataFrame:
     """Return every measure of a study's arms, mean ± deviation over seeds; `scores` is what `results.frame` returns."""
     lines = []
@@ -138,12 +101,6 @@ def rows_of(table: pd.DataFrame) -> list:
     return list(table.itertuples(index=False))
 
 
-def gain_rows(records: list[dict], bases: tuple[str, ...]) -> pd.DataFrame:
-    """Return the differences of CAUSE's heads from baselines (`earlier.gains`), a row a pair and `score`."""
-    parts = [earlier.gains(records, bases, score=key).assign(score=name) for key, name in earlier.SCORES.items()]
-    return pd.concat(parts)
-
-
 def ladder_rows(head: str = "mlp") -> pd.DataFrame:
     """Return gain, leak and loop (`what`) of every `data` set and `backbone`, a row a `score`; see `ladder.ladder`."""
     lines = []
@@ -169,19 +126,6 @@ def difference_list(rows: pd.DataFrame, label: str) -> str:
         told = f"{difference(pd.Series(row))} {row['score']}"
         lines.setdefault(label.format_map(row), []).append(told)
     return "\n".join(f"* {name}: {' and '.join(told)}" for name, told in lines.items())
-
-
-def leak_text() -> str:
-    """Return gain, leak and loop on the strongest backbone for both data sets, and what they cover, as Markdown.
-
-    The lead over full k-means stands before the gain, which is measured from a weaker k-means.
-    """
-    leads = ladder.leads(earlier.FULL_ARM).assign(what="the clean method less full k-means")
-    rows = pd.concat([leads, ladder_rows()]).query("backbone == @earlier.BACKBONE")
-    told = [difference_list(rows[rows["data"] == data], "{data}, `{backbone}`, {what}") for data in DATA_WORDS]
-    seen = f"`{earlier.BACKBONE}` was trained on {labels_seen(earlier.BACKBONE)}."
-    families = "The differences from full k-means, of all backbones, data sets and scores, are one family of their own."
-    return "\n\n".join([*told, f"{NOTE} {families} {seen}"])
 
 
 def scored_on(study: str, data: str) -> str:
