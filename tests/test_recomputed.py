@@ -105,7 +105,7 @@ def test_what_leaked_labels_change():
 
 @pytest.mark.parametrize("data", DATA)
 def test_what_rewards_merging_is_caught(data):
-    """One cluster for everything stands in each table, and k-means with every smaller number of clusters has records."""
+    """One cluster for everything stands in each table; k-means with every smaller number of clusters has records."""
     assert "constant" in set(results.frame("tables", data)["arm"])
     merged = results.frame("merged", data)
     assert set(merged["arm"]) == {f"kmeans-{clusters}" for clusters in range(2, CLASSES[data])}
