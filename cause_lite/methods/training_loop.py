@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,6 +71,22 @@ def learn_by_adam(
     epochs = -(-steps // (count // min(count, batch_size(session.config))))
     learner = Learner(nn.ModuleList(modules), optimizers, modules[0], clip)
     return optimise(name, training.features, epochs, learner, loss_of, session, after_step)
+
+
+def partners(count: int, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Draw another image for each of a batch: a random order in which an image that stays in place moves on by one."""
+    return apart(torch.randperm(count, generator=generator))
+
+
+def apart(order: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Return an order whose fixed points moved on by one; an image may then occur twice, as released."""
+    return (order + (order == torch.arange(len(order)))) % len(order)
+
+
+def centred_cosines(f: Float[Tensor, "b p d"], g: Float[Tensor, "b q d"]) -> Float[Tensor, "b p q"]:
+    """Return all cosines of two sets of patches less the mean of their row, plus the mean over the whole batch."""
+    cosines = F.normalize(f, dim=-1, eps=1e-10) @ F.normalize(g, dim=-1, eps=1e-10).mT
+    return cosines - cosines.mean(-1, keepdim=True) + cosines.mean()
 
 
 def unit_sample(training: Training, count: int = SAMPLE) -> Float[Tensor, "n d"]:

@@ -1,0 +1,208 @@
+"""STEGO, HP and SmooSeg: the numbers of their released modules, and the clusters of features that have obvious ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cause_lite.backbones.feature_store import PatchStore, cached_features
+from cause_lite.head import TwoBranch
+from cause_lite.methods import Training, Views, find, stego
+from cause_lite.methods.training_loop import ChannelDropout, apart, two_branch
+from cause_lite.probe import ClusterProbe
+
+PRECISIONS = [("f32", torch.float32, 1e-5), ("f64", torch.float64, 1e-9)]
+RIVALS = ["stego"]
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) as patches (B, H W, C)."""
+    return maps.flatten(2).mT
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+class GivenDropout(nn.Module):
+    """Dropout of whole channels by masks (B, C) that are given, one a call; without any, none."""
+
+    def __init__(self, masks: list[Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.masks.pop(0)[:, None] if self.masks else x
+
+
+def released_head(given: dict[str, Tensor], prefix: str, dtype: torch.dtype, masks: list[Tensor]) -> TwoBranch:
+    """Return the head of a reference file, with the dropout of its masks."""
+    head = two_branch(given[f"{prefix}_cluster2_0_weight"].shape[0], len(given[f"{prefix}_cluster1_0_bias"]), 0.1)
+    names = {"linear": "cluster1_0", "nonlinear.0": "cluster2_0", "nonlinear.2": "cluster2_2"}
+    weights = {
+        f"{ours}.{kind}": given[f"{prefix}_{theirs}_{kind}"].flatten(2 if kind == "weight" else 0)[..., 0]
+        if kind == "weight"
+        else given[f"{prefix}_{theirs}_{kind}"]
+        for ours, theirs in names.items()
+        for kind in ("weight", "bias")
+    }
+    head.load_state_dict(weights)
+    head.dropout = GivenDropout(masks)
+    return head.to(dtype)
+
+
+def released_gradients(head: TwoBranch) -> dict[str, Tensor]:
+    """Return the head's gradients by the released names."""
+    layers = {"cluster1_0": head.linear, "cluster2_0": head.nonlinear[0], "cluster2_2": head.nonlinear[2]}
+    found = {f"{name}_weight": layer.weight.grad[..., None, None] for name, layer in layers.items()}
+    return found | {f"{name}_bias": layer.bias.grad for name, layer in layers.items()}
+
+
+def sampled(maps: Tensor, coords: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) at coordinates (B, S, S, 2) as points (B, S S, C), in the released order."""
+    found = F.grid_sample(maps, coords.transpose(1, 2), padding_mode="border", align_corners=True)
+    return rows(found)
+
+
+def stego_terms(
+    given: dict[str, Tensor], here: Tensor, there: Tensor, code: Tensor, code_there: Tensor
+) -> list[Tensor]:
+    """Return the mean losses of STEGO's three terms at the reference's points."""
+    kind = here.dtype
+    first, second = given["coords1"].to(kind), given["coords2"].to(kind)
+    points = (sampled(here, first), sampled(code, first))
+    others = [(sampled(here[order], second), sampled(code[order], second)) for order in given["perm"]]
+    shifts = [float(given[f"setting_{name}_shift"]) for name in ("pos_intra", "pos_inter", "neg_inter")]
+    neighbours = (sampled(there, second), sampled(code_there, second))
+    terms = [
+        stego.pair_loss(points, other, shift)[0].mean()
+        for other, shift in [(points, shifts[0]), (neighbours, shifts[1])]
+    ]
+    return [*terms, torch.stack([stego.pair_loss(points, other, shifts[2])[0].mean() for other in others]).mean()]
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), PRECISIONS)
+def test_stego_compares_pairs_as_released(reference, name, dtype, tolerance):
+    given = reference("stego")
+    f1, f2, c1, c2 = (rows(given[f"helper_{key}"].to(dtype)) for key in ("f1", "f2", "c1", "c2"))
+    c1, c2 = c1.requires_grad_(), c2.requires_grad_()
+    loss, cosines = stego.pair_loss((f1, c1), (f2, c2), float(given["helper_shift"]))
+    loss.mean().backward()
+    close(loss.flatten(), given[f"helper_loss_{name}"].flatten(), tolerance)
+    close(cosines.flatten(), given[f"helper_cd_{name}"].flatten(), tolerance)
+    close(c1.grad, rows(given[f"helper_grad_c1_{name}"]), tolerance)
+    close(c2.grad, rows(given[f"helper_grad_c2_{name}"]), tolerance)
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), PRECISIONS)
+def test_a_step_of_stego_is_the_released_one(reference, name, dtype, tolerance):
+    given = reference("stego")
+    masks = [mask.to(dtype) / 0.9 for mask in given["dropout_masks"]]
+    head = released_head(given, "head", dtype, [masks[0], masks[1], masks[3], masks[4]])
+    here, there = given["feats"].to(dtype), given["feats_pos"].to(dtype)
+    grid = here.shape[2:]
+    code, code_there = (head(rows(maps)).mT.unflatten(2, grid) for maps in (here, there))
+    close(code, given[f"head_train_code_{name}"], tolerance)
+    here, there = here * masks[2][..., None, None], there * masks[5][..., None, None]
+    terms = stego_terms(given, here, there, code, code_there)
+    for term, key in zip(terms, ("pos_intra", "pos_inter", "neg_inter"), strict=True):
+        close(term, given[f"step_loss_{key}_{name}"], tolerance)
+    weights = [float(given[f"setting_{key}_weight"]) for key in ("pos_intra", "pos_inter", "neg_inter")]
+    sum(weight * term for weight, term in zip(weights, terms, strict=True)).backward()
+    for key, gradient in released_gradients(head).items():
+        close(gradient, given[f"step_grad_{key}_{name}"], tolerance)
+
+
+def test_stego_draws_partners_and_neighbours_as_released(reference, tmp_path):
+    given = reference("stego")
+    assert apart(given["perm_raw8"]).tolist() == given["perm_fixed8"].tolist()
+    maps = rows(given["knn_feats"])
+    store = PatchStore(tmp_path / "v", tuple(maps.shape), maps.dtype, maps.__getitem__, "v")
+    assert stego.nearest_images(store).tolist() == given["knn_top"][:, 1:].tolist()
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), PRECISIONS)
+def test_cosine_clusters_are_the_released_probe(reference, name, dtype, tolerance):
+    given = reference("stego")
+    codes, centres = given["probe_input"].to(dtype), given["cluster_centres"].to(dtype)
+    probe = ClusterProbe(*centres.shape).to(dtype)
+    probe.centres.data = centres
+    loss = probe.loss(rows(codes))
+    loss.backward()
+    close(loss, given[f"probe_loss_{name}"], tolerance)
+    close(probe.centres.grad, given[f"probe_grad_{name}"], tolerance)
+
+
+def test_dropout_of_channels_keeps_or_drops_them_whole():
+    torch.manual_seed(0)
+    dropped = ChannelDropout(0.25)(torch.ones(500, 3, 8))
+    assert (dropped == dropped[:, :1]).all()
+    assert dropped.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert (dropped == 0).double().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_balanced_shifts_follow_the_mean_cosines():
+    table = (torch.arange(1001) - 500).double().expand(3, -1)
+    balance = stego.Balance(table, torch.full((3,), 0.5, dtype=torch.float64), stego.StegoOptions())
+    assert balance.shifts().tolist() == [0, 0, 0]
+    balance.move(torch.tensor([0.5, 0.15, -0.3]).double())  # codes of an image too alike, random ones too different
+    high, level, low = balance.shifts().tolist()
+    assert low < level == 0 < high
+
+
+IMAGES, SIDE, WIDTH, CLASSES = 24, 8, 16, 4
+
+
+@pytest.fixture
+def obvious(tmp_path) -> tuple[PatchStore, Tensor]:
+    """Features of four directions and their noise; of each image two, a half each; and the direction of each patch."""
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.stack([torch.randperm(CLASSES, generator=generator)[:2] for _ in range(IMAGES)])
+    truth = halves.repeat_interleave(SIDE // 2, 1)[:, None].expand(-1, SIDE, -1)
+    vectors = torch.eye(CLASSES, WIDTH)[truth] + 0.1 * torch.randn(IMAGES, SIDE, SIDE, WIDTH, generator=generator)
+    vectors = vectors.flatten(1, 2)
+    return PatchStore(tmp_path / "v", tuple(vectors.shape), torch.float32, vectors.__getitem__, "v", IMAGES), truth
+
+
+def learned(store: PatchStore, rival: str, options: dict[str, object], classes: int = CLASSES, **seen: object):
+    config = quick_config({"optimisation.precision": "fp64"})
+    training = Training(store, config, classes, lambda config: pytest.fail("no fit is asked for"), **seen)
+    return find(rival)(training, options)
+
+
+def scores(store: PatchStore, predict: object) -> Tensor:
+    side = round(store.shape[1] ** 0.5)
+    mirrored = store[:].unflatten(1, (side, side)).flip(2).flatten(1, 2)
+    return predict(Views(store[:], mirrored, np.zeros((len(store), side, side, 3), np.uint8)), (side, side))
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_finds_obvious_clusters(obvious, rival):
+    store, truth = obvious
+    clusters = scores(store, learned(store, rival, OBVIOUS[rival])).argmax(1)
+    table = torch.zeros(CLASSES, CLASSES)
+    table.index_put_((clusters.flatten(), truth.flatten()), torch.ones(truth.numel()), accumulate=True)
+    assert (table.amax(1).sum() / truth.numel()) > 0.95  # each cluster is of one direction
+    assert len(table.argmax(1).unique()) == CLASSES  # and each direction has one
+
+
+OBVIOUS = {"stego": {"steps": 60, "width": 16, "points": 32, "learning_rate": 0.002}}
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_repeats_on_scenes_to_the_bit(few_scenes, small_backbone, rival, one_thread):
+    store = cached_features(small_backbone, few_scenes.images[:8], "")
+    classes = len(few_scenes.classes)
+    first, again = (scores(store, learned(store, rival, {"steps": 3, "width": 12}, classes)) for _ in range(2))
+    assert first.shape == (8, classes, 16, 16)
+    assert first.dtype == torch.float64 and bool(first.isfinite().all())
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_asks_for_no_labels(rival):
+    assert find(rival).needs == frozenset() and not find(rival).supervised
