@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore, cached_features
 from cause_lite.head import TwoBranch
-from cause_lite.methods import Training, Views, find, stego
-from cause_lite.methods.training_loop import ChannelDropout, apart, two_branch
+from cause_lite.methods import Training, Views, find, smooseg, stego
+from cause_lite.methods.training_loop import ChannelDropout, apart, centred_cosines, two_branch
 from cause_lite.probe import ClusterProbe
 
 PRECISIONS = [("f32", torch.float32, 1e-5), ("f64", torch.float64, 1e-9)]
-RIVALS = ["stego"]
+RIVALS = ["stego", "smooseg"]
 
 
 def rows(maps: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def rows(maps: Tensor) -> Tensor:
 
 
 def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found, wanted.to(found), rtol=tolerance, atol=tolerance)
 
 
 class GivenDropout(nn.Module):
@@ -137,6 +137,73 @@ def test_cosine_clusters_are_the_released_probe(reference, name, dtype, toleranc
     close(probe.centres.grad, given[f"probe_grad_{name}"], tolerance)
 
 
+def released_smooseg(given: dict[str, Tensor], dtype: torch.dtype, masks: Tensor) -> smooseg.SmooSeg:
+    """Return the model of the reference file, with the dropout of masks (n, B, C)."""
+    width, dim = given["init_w_lin"].shape
+    model = smooseg.SmooSeg(two_branch(dim, width, 0.2, nn.SiLU()), len(given["init_student"]), width)
+    model.load_state_dict({name: given[f"init_{theirs}"] for name, theirs in SMOOSEG.items()})
+    model.head.dropout = GivenDropout([mask.to(dtype) for mask in masks.flatten(0, -3)])
+    return model.to(dtype)
+
+
+SMOOSEG = {
+    "head.linear.weight": "w_lin",
+    "head.linear.bias": "b_lin",
+    "head.nonlinear.0.weight": "w_in",
+    "head.nonlinear.0.bias": "b_in",
+    "head.nonlinear.2.weight": "w_out",
+    "head.nonlinear.2.bias": "b_out",
+    "student.vectors": "student",
+    "teacher.vectors": "teacher",
+}
+SMOOSEG_PRECISIONS = [("32", torch.float32, 1e-5), ("64", torch.float64, 1e-9)]
+
+
+def smooseg_settings(given: dict[str, Tensor]) -> tuple[tuple[float, float], smooseg.SmooSegOptions]:
+    options = smooseg.SmooSegOptions(temperature=float(given["temperature"]), decay=float(given["alpha"]))
+    return (float(given["b_within"]), float(given["b_across"])), options
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), SMOOSEG_PRECISIONS)
+def test_the_losses_of_smooseg_and_their_gradients_are_the_released_ones(reference, name, dtype, tolerance):
+    given = reference("smooseg")
+    model = released_smooseg(given, dtype, given["dropout_masks"])
+    smooth, data = model.losses(rows(given["features"]).to(dtype), given["permutation"], *smooseg_settings(given))
+    close(smooth, given[f"loss_smooth_{name}"], tolerance)
+    close(data, given[f"loss_data_{name}"], tolerance)
+    (smooth + data).backward()
+    for ours, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            close(parameter.grad, given[f"grad_{SMOOSEG[ours]}_{name}"], tolerance)
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), SMOOSEG_PRECISIONS)
+def test_some_steps_of_smooseg_are_the_released_ones(reference, name, dtype, tolerance):
+    given = reference("smooseg")
+    model = released_smooseg(given, dtype, given["trajectory_masks"])
+    optimizers = [
+        torch.optim.Adam(model.head.parameters(), lr=float(given["lr_projection"])),
+        torch.optim.Adam(model.student.parameters(), lr=float(given["lr_prototypes"])),
+    ]
+    features = rows(given["features"]).to(dtype)
+    for order, wanted in zip(given["trajectory_permutations"], given[f"trajectory_losses_{name}"], strict=True):
+        model.zero_grad()
+        losses = model.losses(features, order, *smooseg_settings(given))
+        close(torch.stack(losses), wanted, tolerance)
+        sum(losses).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, value in model.state_dict().items():
+        close(value, given[f"final_{SMOOSEG[ours]}_{name}"], tolerance)
+
+
+def test_the_energy_without_pairs_is_the_energy_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    f, g, p, q = (torch.rand(3, 7, width, generator=generator, dtype=torch.float64) for width in (5, 5, 4, 4))
+    far = 1 - F.normalize(p, dim=-1) @ F.normalize(q, dim=-1).mT
+    close(smooseg.smoothness(f, g, p, q, 0.2), ((centred_cosines(f, g) - 0.2) * far).mean(), 1e-12)
+
+
 def test_dropout_of_channels_keeps_or_drops_them_whole():
     torch.manual_seed(0)
     dropped = ChannelDropout(0.25)(torch.ones(500, 3, 8))
@@ -190,7 +257,10 @@ def test_a_rival_finds_obvious_clusters(obvious, rival):
     assert len(table.argmax(1).unique()) == CLASSES  # and each direction has one
 
 
-OBVIOUS = {"stego": {"steps": 60, "width": 16, "points": 32, "learning_rate": 0.002}}
+OBVIOUS = {
+    "stego": {"steps": 60, "width": 16, "points": 32, "learning_rate": 0.002},
+    "smooseg": {"steps": 200, "width": 16, "learning_rate": 0.001, "prototype_rate": 0.005, "decay": 0.98},
+}
 
 
 @pytest.mark.parametrize("rival", RIVALS)

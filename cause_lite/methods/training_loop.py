@@ -73,6 +73,14 @@ def learn_by_adam(
     return optimise(name, training.features, epochs, learner, loss_of, session, after_step)
 
 
+def some_patches(batch: Float[Tensor, "b p d"], most: int, generator: torch.Generator) -> Float[Tensor, "b q d"]:
+    """Return at most so many different patches of each image, drawn at random."""
+    if batch.shape[1] <= most:
+        return batch
+    drawn = torch.rand(batch.shape[:2], generator=generator).argsort(1, stable=True)[:, :most, None].to(batch.device)
+    return batch.gather(1, drawn.expand(-1, -1, batch.shape[2]))
+
+
 def partners(count: int, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Draw another image for each of a batch: a random order in which an image that stays in place moves on by one."""
     return apart(torch.randperm(count, generator=generator))
@@ -100,15 +108,21 @@ def off_diagonal(cosines: Float[Tensor, "n n"]) -> Float[Tensor, " m"]:
 
 
 @torch.no_grad()
+def kmeans_centres(head: nn.Module, training: Training) -> Float[Tensor, "k r"]:
+    """Return the centres of the best of ten k-means starts on a head's unit codes; the head is in training after."""
+    like = next(head.eval().parameters())
+    codes = head(training.features.sample(SAMPLE, drawn(training.seed)).to(like)[None])[0]
+    head.train()
+    return kmeans(F.normalize(codes.double(), dim=-1).cpu(), training.classes, training.seed)
+
+
 def read_by_kmeans(head: nn.Module, training: Training) -> Predictor:
-    """Return the predictor of a head's cosine clusters, the best of ten k-means starts on its unit codes.
+    """Return the predictor of a head's cosine clusters, found by k-means.
 
     Published cluster probes descend on the same objective, minus the mean cosine to the nearest centre, from noise and
     beside the head, to which they send no gradient.
     """
-    like = next(head.eval().parameters())
-    codes = head(training.features.sample(SAMPLE, drawn(training.seed)).to(like)[None])[0]
-    return by_prototypes(head, kmeans(F.normalize(codes.double(), dim=-1).cpu(), training.classes, training.seed))
+    return by_prototypes(head, kmeans_centres(head, training))
 
 
 def by_prototypes(head: nn.Module, prototypes: Float[Tensor, "k r"]) -> Predictor:
