@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from cause_lite.backbones.feature_store import PatchStore, cached_features
 from cause_lite.head import TwoBranch
-from cause_lite.methods import Training, Views, find, smooseg, stego
+from cause_lite.methods import Training, Views, find, hp, smooseg, stego
 from cause_lite.methods.training_loop import ChannelDropout, apart, centred_cosines, two_branch
 from cause_lite.probe import ClusterProbe
 
 PRECISIONS = [("f32", torch.float32, 1e-5), ("f64", torch.float64, 1e-9)]
-RIVALS = ["stego", "smooseg"]
+HP_PRECISIONS = [("f32", torch.float32, 1e-5), ("f64", torch.float64, 1e-6)]  # released weights are float32 in both
+RIVALS = ["stego", "hp", "smooseg"]
 
 
 def rows(maps: Tensor) -> Tensor:
@@ -41,16 +42,11 @@ class GivenDropout(nn.Module):
 
 def released_head(given: dict[str, Tensor], prefix: str, dtype: torch.dtype, masks: list[Tensor]) -> TwoBranch:
     """Return the head of a reference file, with the dropout of its masks."""
-    head = two_branch(given[f"{prefix}_cluster2_0_weight"].shape[0], len(given[f"{prefix}_cluster1_0_bias"]), 0.1)
-    names = {"linear": "cluster1_0", "nonlinear.0": "cluster2_0", "nonlinear.2": "cluster2_2"}
-    weights = {
-        f"{ours}.{kind}": given[f"{prefix}_{theirs}_{kind}"].flatten(2 if kind == "weight" else 0)[..., 0]
-        if kind == "weight"
-        else given[f"{prefix}_{theirs}_{kind}"]
-        for ours, theirs in names.items()
-        for kind in ("weight", "bias")
-    }
-    head.load_state_dict(weights)
+    width, dim = given[f"{prefix}1_0_weight"].shape[:2]
+    head = two_branch(dim, width, 0.1)
+    for layer, name in ((head.linear, "1_0"), (head.nonlinear[0], "2_0"), (head.nonlinear[2], "2_2")):
+        layer.weight.data = given[f"{prefix}{name}_weight"][..., 0, 0]
+        layer.bias.data = given[f"{prefix}{name}_bias"]
     head.dropout = GivenDropout(masks)
     return head.to(dtype)
 
@@ -102,7 +98,7 @@ def test_stego_compares_pairs_as_released(reference, name, dtype, tolerance):
 def test_a_step_of_stego_is_the_released_one(reference, name, dtype, tolerance):
     given = reference("stego")
     masks = [mask.to(dtype) / 0.9 for mask in given["dropout_masks"]]
-    head = released_head(given, "head", dtype, [masks[0], masks[1], masks[3], masks[4]])
+    head = released_head(given, "head_cluster", dtype, [masks[0], masks[1], masks[3], masks[4]])
     here, there = given["feats"].to(dtype), given["feats_pos"].to(dtype)
     grid = here.shape[2:]
     code, code_there = (head(rows(maps)).mT.unflatten(2, grid) for maps in (here, there))
@@ -135,6 +131,59 @@ def test_cosine_clusters_are_the_released_probe(reference, name, dtype, toleranc
     loss.backward()
     close(loss, given[f"probe_loss_{name}"], tolerance)
     close(probe.centres.grad, given[f"probe_grad_{name}"], tolerance)
+
+
+def unpacked(bits: Tensor, columns: int) -> Tensor:
+    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).bool()
+
+
+@pytest.mark.parametrize("file", ["hp_1", "hp_2"])
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), HP_PRECISIONS)
+def test_positives_and_contrast_of_hp_are_the_released_ones(reference, file, name, dtype, tolerance):
+    given = reference(file)
+    images, rho, weight, tau = (given[f"setting_{key}"].item() for key in ("batch", "rho", "lambda", "tau"))
+    found = []
+    for key in "fs":
+        vectors = given[f"loss_{key}"].to(dtype)
+        least = hp.thresholds(vectors, given[f"pool_{key}"].to(dtype))
+        close(least, given[f"threshold_{key}_{name}"], 1e-6)
+        found.append(hp.positives(vectors, least))
+        assert torch.equal(found[-1], unpacked(given[f"positives_{key}"], len(vectors)))
+    compared = (given["uniform"] < rho).repeat(images, 1)
+    z, mixed = (given[f"loss_{key}"].to(dtype).requires_grad_() for key in ("z", "z_mix"))
+    loss = sum(hp.contrast(vectors, *found, compared, images, weight, tau) for vectors in (z, mixed)) / 2
+    close(loss, given[f"loss_value_{name}"], tolerance)
+    loss.backward()
+    close(z.grad, given[f"loss_grad_z_{name}"], tolerance)
+    close(mixed.grad, given[f"loss_grad_z_mix_{name}"], tolerance)
+
+
+@pytest.mark.parametrize("file", ["hp_1", "hp_2"])
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), HP_PRECISIONS)
+def test_a_step_of_hp_is_the_released_one(reference, file, name, dtype, tolerance):
+    given = reference(file)
+    images, rho, weight, tau = (given[f"setting_{key}"].item() for key in ("batch", "rho", "lambda", "tau"))
+    masks, of_code = (given[f"dropout_masks_{key}"].to(dtype) / 0.9 for key in ("feats", "code"))
+    model = hp.HiddenPositives(released_head(given, "head_cluster", dtype, []), len(given["project_bias"]), 0.1)
+    model.head.dropout = GivenDropout([masks[0], masks[2]])
+    model.slow = released_head(given, "head_ema_model", dtype, [masks[1], masks[3]])
+    model.dropout = GivenDropout([masks[4], *of_code])
+    model.project.load_state_dict({key: given[f"project_{key}"] for key in ("weight", "bias")})
+    attention = given["attention"].to(dtype).mean(1)[:, 1:, 1:]
+    close(hp.neighbour_weights(attention), given["mix_matrix"], 1e-6)
+    z, mixed, features, slow = model.to(dtype)(rows(given["feats"]).to(dtype), attention)
+    found = [
+        hp.positives(vectors, hp.thresholds(vectors, given[pool].to(dtype)))
+        for vectors, pool in ((features, "pool_f"), (slow, "pool_s_step"))
+    ]
+    compared = (given["uniform"] < rho).repeat(images, 1)
+    loss = sum(hp.contrast(vectors, *found, compared, images, weight, tau) for vectors in (z, mixed)) / 2
+    close(loss, given[f"step_supcon_{name}"], tolerance)
+    if not given["setting_alpha"]:  # without a view in other colours, the head has no other loss
+        loss.backward()
+        for key, gradient in released_gradients(model.head).items():
+            close(gradient, given[f"step_grad_{key}_{name}"], tolerance)
+        close(model.project.weight.grad, given[f"step_grad_project_weight_{name}"], tolerance)
 
 
 def released_smooseg(given: dict[str, Tensor], dtype: torch.dtype, masks: Tensor) -> smooseg.SmooSeg:
@@ -259,6 +308,7 @@ def test_a_rival_finds_obvious_clusters(obvious, rival):
 
 OBVIOUS = {
     "stego": {"steps": 60, "width": 16, "points": 32, "learning_rate": 0.002},
+    "hp": {"steps": 60, "width": 16, "learning_rate": 0.002},
     "smooseg": {"steps": 200, "width": 16, "learning_rate": 0.001, "prototype_rate": 0.005, "decay": 0.98},
 }
 

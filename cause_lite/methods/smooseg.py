@@ -18,18 +18,8 @@ from torch.nn import functional as F
 
 from cause_lite.head import TwoBranch, ema_update
 from cause_lite.loop import Session, batch_size
+from cause_lite.methods import training_loop as rival
 from cause_lite.methods.method import Predictor, Training, register
-from cause_lite.methods.training_loop import (
-    STEPS,
-    by_prototypes,
-    centred_cosines,
-    kmeans_centres,
-    learn_by_adam,
-    partners,
-    session_of,
-    some_patches,
-    two_branch,
-)
 from cause_lite.runtime.settings import AboveZero, Positive, Settings, Share
 
 
@@ -60,7 +50,7 @@ class SmooSegOptions(Settings):
     prototype_rate: AboveZero = 5e-4
     width: Positive = 64
     dropout: Share = 0.2
-    steps: Positive = STEPS
+    steps: Positive = rival.STEPS
     points: Positive = 256
 
 
@@ -125,9 +115,9 @@ def thresholds_of(training: Training, model: SmooSeg, session: Session, options:
     """Return quantiles of the centred closeness, within images and across, of a batch of training images."""
     numbers = torch.randperm(len(training.features), generator=session.generator)[: batch_size(session.config)]
     batch = training.features[numbers].to(session.device, session.dtype)
-    signal = model.head.dropout(some_patches(batch, options.points, session.generator))
-    order = partners(len(signal), session.generator)
-    found = [centred_cosines(signal, other).flatten().sort().values for other in (signal, signal[order])]
+    signal = model.head.dropout(rival.some_patches(batch, options.points, session.generator))
+    order = rival.partners(len(signal), session.generator)
+    found = [rival.centred_cosines(signal, other).flatten().sort().values for other in (signal, signal[order])]
     places = [round(share * (len(found[0]) - 1)) for share in (options.within, options.across)]
     return float(found[0][places[0]]), float(found[1][places[1]])
 
@@ -135,19 +125,19 @@ def thresholds_of(training: Training, model: SmooSeg, session: Session, options:
 @register("smooseg", SmooSegOptions)
 def learn(training: Training, options: SmooSegOptions) -> Predictor:
     """Train head and prototypes; a pixel goes to the teacher's nearest prototype."""
-    with session_of(training) as session:
-        head = lambda: two_branch(training.features.shape[2], options.width, options.dropout, nn.SiLU())  # noqa: E731
+    with rival.session_of(training) as session:
+        head = lambda: rival.two_branch(training.features.shape[2], options.width, options.dropout, nn.SiLU())  # noqa: E731
         model = session.build(lambda: SmooSeg(head(), training.classes, options.width))
         if options.start == "kmeans":
-            centres = F.normalize(kmeans_centres(model.head, training), dim=-1)
+            centres = F.normalize(rival.kmeans_centres(model.head, training), dim=-1)
             for prototypes in (model.student, model.teacher):
                 prototypes.vectors.data.copy_(centres)
         thresholds = thresholds_of(training, model, session, options)
 
         def loss_of(numbers: Tensor, batch: Tensor) -> Tensor:
             seen, order = (
-                some_patches(batch, options.points, session.generator),
-                partners(len(batch), session.generator),
+                rival.some_patches(batch, options.points, session.generator),
+                rival.partners(len(batch), session.generator),
             )
             smooth, data = model.losses(seen, order, thresholds, options)
             return smooth + data
@@ -156,5 +146,5 @@ def learn(training: Training, options: SmooSegOptions) -> Predictor:
             torch.optim.Adam(model.head.parameters(), lr=options.learning_rate),
             torch.optim.Adam(model.student.parameters(), lr=options.prototype_rate),
         ]
-        learn_by_adam("SmooSeg", training, session, options.steps, optimizers, [model], loss_of)
-        return by_prototypes(model.head, model.teacher.vectors.detach())
+        rival.learn_by_adam("SmooSeg", training, session, options.steps, optimizers, [model], loss_of)
+        return rival.by_prototypes(model.head, model.teacher.vectors.detach())

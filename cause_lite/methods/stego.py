@@ -19,16 +19,8 @@ from torch.nn import functional as F
 from cause_lite.backbones.feature_pass import BATCH
 from cause_lite.backbones.feature_store import PatchStore
 from cause_lite.loop import Session, batch_size
+from cause_lite.methods import training_loop as rival
 from cause_lite.methods.method import Predictor, Training, register
-from cause_lite.methods.training_loop import (
-    STEPS,
-    centred_cosines,
-    learn_by_adam,
-    partners,
-    read_by_kmeans,
-    session_of,
-    two_branch,
-)
 from cause_lite.runtime.settings import AboveZero, Cosine, Positive, Rate, Settings, Share
 
 Points = tuple[Tensor, Tensor]  # features (B, Q, D) and codes (B, Q, R) of some patches of each image
@@ -59,7 +51,7 @@ class StegoOptions(Settings):
     width: Positive = 70
     dropout: Share = 0.1
     learning_rate: AboveZero = 5e-4
-    steps: Positive = STEPS
+    steps: Positive = rival.STEPS
     points: Positive = 121
 
 
@@ -71,7 +63,7 @@ def pair_loss(
     fd are the centred cosines of features, which get no gradient.
     """
     with torch.no_grad():
-        fd = centred_cosines(first[0], second[0])
+        fd = rival.centred_cosines(first[0], second[0])
     cd = F.normalize(first[1], dim=-1, eps=1e-10) @ F.normalize(second[1], dim=-1, eps=1e-10).mT
     return -cd.clamp(low, high) * (fd - shift), cd
 
@@ -110,7 +102,7 @@ class StegoTraining:
         self.features, self.options, self.session = training.features, options, session
         self.nearest = nearest_images(training.features)
         width = training.features.shape[2]
-        self.head = session.build(lambda: two_branch(width, options.width, options.dropout))
+        self.head = session.build(lambda: rival.two_branch(width, options.width, options.dropout))
         start = torch.tensor(options.quantiles, dtype=session.dtype, device=session.device)
         self.balance = Balance(self.cosines(), start, options)
 
@@ -129,7 +121,7 @@ class StegoTraining:
         nearest, generator = self.nearest[numbers], self.session.generator
         pick = torch.randint(nearest.shape[1], (len(numbers), 1), generator=generator)
         here, there = self.seen(numbers), self.seen(nearest.gather(1, pick)[:, 0])
-        orders = [partners(len(numbers), generator) for _ in range(NEGATIVES)]
+        orders = [rival.partners(len(numbers), generator) for _ in range(NEGATIVES)]
         return [[(here, here)], [(here, there)], [(here, (here[0][order], here[1][order])) for order in orders]]
 
     @torch.no_grad()
@@ -137,7 +129,7 @@ class StegoTraining:
         """Return 1,001 quantiles of each term's centred feature cosines, in a batch of training images."""
         numbers = torch.randperm(len(self.features), generator=self.session.generator)
         terms = self.terms(numbers[: batch_size(self.session.config)])
-        found = [centred_cosines(first[0], second[0]).flatten().sort().values for (first, second), *_ in terms]
+        found = [rival.centred_cosines(first[0], second[0]).flatten().sort().values for (first, second), *_ in terms]
         return torch.stack([cosines[torch.linspace(0, len(cosines) - 1, 1001).round().long()] for cosines in found])
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
@@ -155,8 +147,8 @@ class StegoTraining:
 @register("stego", StegoOptions)
 def learn(training: Training, options: StegoOptions) -> Predictor:
     """Train the head on all three terms, and read its codes by cosine clusters."""
-    with session_of(training) as session:
+    with rival.session_of(training) as session:
         fit = StegoTraining(training, options, session)
         optimizer = torch.optim.Adam(fit.head.parameters(), lr=options.learning_rate)
-        learn_by_adam("STEGO", training, session, options.steps, [optimizer], [fit.head], fit.loss_of)
-        return read_by_kmeans(fit.head, training)
+        rival.learn_by_adam("STEGO", training, session, options.steps, [optimizer], [fit.head], fit.loss_of)
+        return rival.read_by_kmeans(fit.head, training)

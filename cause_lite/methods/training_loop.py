@@ -77,7 +77,9 @@ def some_patches(batch: Float[Tensor, "b p d"], most: int, generator: torch.Gene
     """Return at most so many different patches of each image, drawn at random."""
     if batch.shape[1] <= most:
         return batch
-    drawn = torch.rand(batch.shape[:2], generator=generator).argsort(1, stable=True)[:, :most, None].to(batch.device)
+    drawn = (
+        torch.rand(batch.shape[:2], generator=generator).argsort(dim=1, stable=True)[:, :most, None].to(batch.device)
+    )
     return batch.gather(1, drawn.expand(-1, -1, batch.shape[2]))
 
 
