@@ -145,9 +145,7 @@ def test_positives_and_contrast_of_hp_are_the_released_ones(reference, file, nam
     found = []
     for key in "fs":
         vectors = given[f"loss_{key}"].to(dtype)
-        least = hp.thresholds(vectors, given[f"pool_{key}"].to(dtype))
-        close(least, given[f"threshold_{key}_{name}"], 1e-6)
-        found.append(hp.positives(vectors, least))
+        found.append(hp.positives(vectors, given[f"pool_{key}"].to(dtype)))
         assert torch.equal(found[-1], unpacked(given[f"positives_{key}"], len(vectors)))
     compared = (given["uniform"] < rho).repeat(images, 1)
     z, mixed = (given[f"loss_{key}"].to(dtype).requires_grad_() for key in ("z", "z_mix"))
@@ -164,8 +162,8 @@ def test_a_step_of_hp_is_the_released_one(reference, file, name, dtype, toleranc
     given = reference(file)
     images, rho, weight, tau = (given[f"setting_{key}"].item() for key in ("batch", "rho", "lambda", "tau"))
     masks, of_code = (given[f"dropout_masks_{key}"].to(dtype) / 0.9 for key in ("feats", "code"))
-    model = hp.HiddenPositives(released_head(given, "head_cluster", dtype, []), len(given["project_bias"]), 0.1)
-    model.head.dropout = GivenDropout([masks[0], masks[2]])
+    model = hp.HiddenPositives(1, len(given["project_bias"]), 0.1)
+    model.head = released_head(given, "head_cluster", dtype, [masks[0], masks[2]])
     model.slow = released_head(given, "head_ema_model", dtype, [masks[1], masks[3]])
     model.dropout = GivenDropout([masks[4], *of_code])
     model.project.load_state_dict({key: given[f"project_{key}"] for key in ("weight", "bias")})
@@ -173,8 +171,7 @@ def test_a_step_of_hp_is_the_released_one(reference, file, name, dtype, toleranc
     close(hp.neighbour_weights(attention), given["mix_matrix"], 1e-6)
     z, mixed, features, slow = model.to(dtype)(rows(given["feats"]).to(dtype), attention)
     found = [
-        hp.positives(vectors, hp.thresholds(vectors, given[pool].to(dtype)))
-        for vectors, pool in ((features, "pool_f"), (slow, "pool_s_step"))
+        hp.positives(vectors, given[pool].to(dtype)) for vectors, pool in ((features, "pool_f"), (slow, "pool_s_step"))
     ]
     compared = (given["uniform"] < rho).repeat(images, 1)
     loss = sum(hp.contrast(vectors, *found, compared, images, weight, tau) for vectors in (z, mixed)) / 2

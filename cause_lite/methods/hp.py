@@ -2,11 +2,11 @@
 
 Patch j is a positive of i where it is more similar to i than all M vectors of a pool are, or i to j: a quantile of
 training cosines, which a random patch passes with probability 1 / (M + 1). Similar are frozen features, and outputs of
-a slow copy of the head, whose positives gain weight as training goes on. A second loss contrasts mixtures of neighbours.
+a slow copy of the head, whose positives gain weight in training. A second loss contrasts mixtures of neighbours.
 
 Some of it is not in stored features. Their cosines stand in for a transformer's attention; there is no view in other
-colours, as in the release on Potsdam. A step looks at one patch of each cell, as CAUSE does, and neighbours are those
-in the grid of cells. The pool leaves out an anchor's own image, which is rare in the release, and not here.
+colours, and all pairs are compared, as in the release on Potsdam. A step looks at one patch of each cell, as CAUSE
+does; neighbours are those in the grid of cells. The pool leaves out an anchor's own image, rare there and not here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cause_lite.head import TwoBranch, ema_update
+from cause_lite.head import ema_update
 from cause_lite.loop import Session, draw_selection
 from cause_lite.methods import training_loop as rival
 from cause_lite.methods.method import Predictor, Training, register
@@ -34,8 +34,6 @@ class HpOptions(Settings):
     ----------
     by_chance
         Patches of a step for each vector of the pool: so many are a patch's positives by chance.
-    compared
-        Share of all pairs that are in the denominator, beside the positives.
     temperature, decay
         Of the contrast; of the slow head.
     warmup, renewed
@@ -45,7 +43,6 @@ class HpOptions(Settings):
     """
 
     by_chance: Positive = 32
-    compared: Share = 1.0
     temperature: AboveZero = 0.6
     decay: Share = 0.99
     warmup: Share = 0.05
@@ -59,45 +56,38 @@ class HpOptions(Settings):
 
 
 def neighbour_weights(similar: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
-    """Return how much of each patch's code in the 3 x 3 window around it, of a square grid, a patch mixes in.
+    """Return how much of each patch in the 3 x 3 window around it, of a square grid, a patch mixes in.
 
-    Rows are clipped to their quantiles 0.1 and 0.9, made a softmax times 28, 0 below their mean, over the window's size.
+    Rows are cut to their quantiles 0.1 and 0.9, made a softmax times 28, 0 below their mean, over the window's size.
     """
     low, high = similar.quantile(0.1, -1, keepdim=True), similar.quantile(0.9, -1, keepdim=True)
     weights = KEPT * similar.clamp(low, high).softmax(-1)
     side = round(similar.shape[1] ** 0.5)
-    place = torch.stack([torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)], 1)
+    place = torch.cartesian_prod(torch.arange(side), torch.arange(side))
     near = ((place[:, None] - place).abs().amax(-1) <= 1).to(similar)
     return weights * (weights >= weights.mean(-1, keepdim=True)) * near / near.sum(-1, keepdim=True)
 
 
-def positives(vectors: Float[Tensor, "n d"], least: Float[Tensor, " n"]) -> Bool[Tensor, "n n"]:
-    """Return which pairs of different unit vectors have a cosine above the threshold of either."""
-    cosines = vectors @ vectors.T
+def positives(vectors: Float[Tensor, "n d"], pool: Float[Tensor, "m d"], own: Tensor | None = None) -> Tensor:
+    """Return which pairs of unit vectors (n, n) are nearer than the pool, less what is `own` (n, m), is to either."""
+    cosines, pooled = vectors @ vectors.T, vectors @ pool.T
+    least = (pooled if own is None else pooled.masked_fill(own, -1)).amax(1)
     found = cosines > least[:, None]
     return (found | found.T).fill_diagonal_(False)
 
 
 def contrast(
-    z: Float[Tensor, "n j"],
-    agnostic: Tensor,
-    specific: Tensor,
-    compared: Tensor,
-    images: int,
-    weight: float,
-    tau: float,
+    z: Float[Tensor, "n j"], agnostic: Tensor, specific: Tensor, among: Tensor, images: int, weight: float, tau: float
 ) -> Float[Tensor, ""]:
     """Return the mean over images of the loss of unit codes, whose rows go image by image.
 
     With w = agnostic + weight specific (n, n), over patches i that have an agnostic positive, an image's loss is
-
-        -(tau / 0.07) sum_ij w_ij (z_i z_j / tau - log sum_k exp(z_i z_k / tau)) / sum_ij w_ij,     0 without any,
-
-    where i, k are `compared` or agnostic positives.
+    -(tau / 0.07) sum_ij w_ij (z_i z_j / tau - log sum_k exp(z_i z_k / tau)) / sum_ij w_ij, or 0 without such patches;
+    i, k are `among` the compared or agnostic positives.
     """
     cosines = z @ z.T / tau
     pull = (agnostic + weight * specific.to(z)) * agnostic.any(1, keepdim=True)
-    against = (compared | agnostic).fill_diagonal_(False)
+    against = (among | agnostic).fill_diagonal_(False)
     against = against | ~against.any(1, keepdim=True)  # a row without any has no pull, and stays finite
     spread = cosines.masked_fill(~against, -torch.inf).logsumexp(1, keepdim=True)
     total, count = ((pull * part).view(images, -1).sum(1) for part in (cosines - spread, torch.ones_like(cosines)))
@@ -107,10 +97,10 @@ def contrast(
 class HiddenPositives(nn.Module):
     """Head, its slow copy, and the projection of training."""
 
-    def __init__(self, head: TwoBranch, width: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.head, self.slow, self.project = head, copy.deepcopy(head).requires_grad_(False), nn.Linear(width, width)
-        self.dropout = rival.ChannelDropout(dropout)
+        self.head, self.project = rival.two_branch(dim, width, dropout), nn.Linear(width, width)
+        self.slow, self.dropout = copy.deepcopy(self.head).requires_grad_(False), rival.ChannelDropout(dropout)
 
     def forward(self, batch: Float[Tensor, "b n d"], similar: Float[Tensor, "b n n"]) -> tuple[Tensor, ...]:
         """Return unit rows (B N, *): projected codes, projected mixtures, features and slow codes."""
@@ -121,22 +111,13 @@ class HiddenPositives(nn.Module):
         return tuple(F.normalize(part.flatten(0, 1), dim=-1) for part in parts)
 
 
-def thresholds(
-    vectors: Float[Tensor, "n d"], pool: Float[Tensor, "m d"], own: Bool[Tensor, "n m"] | None = None
-) -> Float[Tensor, " n"]:
-    """Return the largest cosine of each unit vector to a pool, without its own image's."""
-    cosines = vectors @ pool.T
-    return (cosines if own is None else cosines.masked_fill(own, -1)).amax(1)
-
-
 class HpTraining:
     """What a step draws, both pools, and the loss."""
 
     def __init__(self, training: Training, options: HpOptions, session: Session) -> None:
         self.features, self.options, self.session, self.step = training.features, options, session, 0
-        dim, width = training.features.shape[2], options.width
-        make = lambda: HiddenPositives(rival.two_branch(dim, width, options.dropout), width, options.dropout)  # noqa: E731
-        self.model = session.build(make)
+        dim = training.features.shape[2]
+        self.model = session.build(lambda: HiddenPositives(dim, options.width, options.dropout))
 
     @torch.no_grad()
     def pool(self, size: int, module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -148,30 +129,24 @@ class HpTraining:
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
         """Return the loss of one patch of each cell; the slow head then moves towards the head as it is."""
-        options, model = self.options, self.model
+        options, model, images = self.options, self.model, len(batch)
         seen = draw_selection(batch, self.session)(batch)
         unit = F.normalize(seen, dim=-1)
-        z, mixed, features, slow = model(seen, unit @ unit.mT)
+        z, mixed, *compared_by = model(seen, unit @ unit.mT)
         size = max(1, len(z) // options.by_chance)
         if self.step == 0:
             self.pool_f = self.pool(size, nn.Identity())
         if self.step % options.renewed == 0:
             self.pool_s = self.pool(size, model.slow)
-        image = numbers.repeat_interleave(seen.shape[1])
-        agnostic, specific = (
-            positives(vectors, thresholds(vectors, pool, (image[:, None] == of).to(pool.device)))
-            for vectors, (pool, of) in ((features, self.pool_f), (slow, self.pool_s))
-        )
-        drawn = torch.rand(seen.shape[1], len(z), generator=self.session.generator) < options.compared
-        compared = drawn.repeat(len(seen), 1).to(z.device)
-        weight = max(0.0, self.step / options.steps - options.warmup) / max(1 - options.warmup, 1e-9)
-        parts = [
-            contrast(vectors, agnostic, specific, compared, len(seen), weight, options.temperature)
-            for vectors in (z, mixed)
-        ]
+        image = numbers.repeat_interleave(seen.shape[1])[:, None]
+        pools = zip(compared_by, (self.pool_f, self.pool_s), strict=True)
+        found = [positives(vectors, pool, (image == of).to(pool.device)) for vectors, (pool, of) in pools]
+        weight = (self.step / options.steps - options.warmup) / max(1 - options.warmup, 1e-9)
+        given = found[0], found[1], torch.ones_like(found[0]), images, min(1.0, max(0.0, weight)), options.temperature
+        losses = [contrast(part, *given) for part in (z, mixed)]
         ema_update(model.slow, model.head, options.decay)
         self.step += 1
-        return (parts[0] + parts[1]) / 2
+        return (losses[0] + losses[1]) / 2
 
 
 @register("hp", HpOptions)
@@ -179,12 +154,8 @@ def learn(training: Training, options: HpOptions) -> Predictor:
     """Train head and projection, and read the head's codes by cosine clusters."""
     with rival.session_of(training) as session:
         fit = HpTraining(training, options, session)
-        head, project, rate = fit.model.head, fit.model.project, options.learning_rate
-        optimizers = [
-            torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay),
-            torch.optim.Adam(project.parameters(), lr=rate),
-        ]
-        rival.learn_by_adam(
-            "HP", training, session, options.steps, optimizers, [head, project], fit.loss_of, clip=options.clip
-        )
-        return rival.read_by_kmeans(head, training)
+        modules, rate = [fit.model.head, fit.model.project], options.learning_rate
+        first = torch.optim.AdamW(modules[0].parameters(), lr=rate, weight_decay=options.weight_decay)
+        adams = [first, torch.optim.Adam(modules[1].parameters(), lr=rate)]
+        rival.learn_by_adam("HP", training, session, options.steps, adams, modules, fit.loss_of, clip=options.clip)
+        return rival.read_by_kmeans(fit.model.head, training)
