@@ -24,7 +24,7 @@ from cause_lite.methods import training_loop as rival
 from cause_lite.methods.method import Predictor, Training, register
 from cause_lite.runtime.settings import AboveZero, Positive, Rate, Settings, Share
 
-BASE, KEPT = 0.07, 28.0  # the temperature that scales the loss; the factor of the weights of neighbours
+BASE, KEPT, CLIP = 0.07, 28.0, 10.0  # what divides the temperature; of the neighbours' weights; of the head's gradient
 
 
 class HpOptions(Settings):
@@ -32,14 +32,12 @@ class HpOptions(Settings):
 
     Attributes
     ----------
-    by_chance
-        Patches of a step for each vector of the pool: so many are a patch's positives by chance.
-    temperature, decay
-        Of the contrast; of the slow head.
-    warmup, renewed
-        Share of the steps before which the slow head's positives have no weight; steps after which its pool is new.
-    width, dropout, learning_rate, weight_decay, clip, steps
-        Of the code; of channels; of AdamW; of the head's gradient norm; of training, in whole epochs.
+    by_chance, renewed
+        Patches of a step for each vector of the pool, so many are positives by chance; steps of the slow head's pool.
+    temperature, decay, warmup
+        Of the contrast; of the slow head; share of the steps before which the slow head's positives have no weight.
+    width, dropout, learning_rate, weight_decay, steps
+        Of the code; of channels; of AdamW; of training, in whole epochs.
     """
 
     by_chance: Positive = 32
@@ -51,7 +49,6 @@ class HpOptions(Settings):
     dropout: Share = 0.1
     learning_rate: AboveZero = 5e-4
     weight_decay: Rate = 0.1
-    clip: AboveZero = 10.0
     steps: Positive = rival.STEPS
 
 
@@ -62,8 +59,7 @@ def neighbour_weights(similar: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]
     """
     low, high = similar.quantile(0.1, -1, keepdim=True), similar.quantile(0.9, -1, keepdim=True)
     weights = KEPT * similar.clamp(low, high).softmax(-1)
-    side = round(similar.shape[1] ** 0.5)
-    place = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    place = torch.cartesian_prod(*[torch.arange(round(similar.shape[1] ** 0.5))] * 2)
     near = ((place[:, None] - place).abs().amax(-1) <= 1).to(similar)
     return weights * (weights >= weights.mean(-1, keepdim=True)) * near / near.sum(-1, keepdim=True)
 
@@ -71,8 +67,7 @@ def neighbour_weights(similar: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]
 def positives(vectors: Float[Tensor, "n d"], pool: Float[Tensor, "m d"], own: Tensor | None = None) -> Tensor:
     """Return which pairs of unit vectors (n, n) are nearer than the pool, less what is `own` (n, m), is to either."""
     cosines, pooled = vectors @ vectors.T, vectors @ pool.T
-    least = (pooled if own is None else pooled.masked_fill(own, -1)).amax(1)
-    found = cosines > least[:, None]
+    found = cosines > (pooled if own is None else pooled.masked_fill(own, -1)).amax(1, keepdim=True)
     return (found | found.T).fill_diagonal_(False)
 
 
@@ -81,13 +76,11 @@ def contrast(
 ) -> Float[Tensor, ""]:
     """Return the mean over images of the loss of unit codes, whose rows go image by image.
 
-    With w = agnostic + weight specific (n, n), over patches i that have an agnostic positive, an image's loss is
-    -(tau / 0.07) sum_ij w_ij (z_i z_j / tau - log sum_k exp(z_i z_k / tau)) / sum_ij w_ij, or 0 without such patches;
-    i, k are `among` the compared or agnostic positives.
+    -(tau / 0.07) sum_ij w_ij (z_i z_j / tau - log sum_k exp(z_i z_k / tau)) / sum_ij w_ij with w = agnostic + weight
+    specific adds up patches i with an agnostic positive, 0 without any; pairs i, k are agnostic or `among` those given.
     """
-    cosines = z @ z.T / tau
     pull = (agnostic + weight * specific.to(z)) * agnostic.any(1, keepdim=True)
-    against = (among | agnostic).fill_diagonal_(False)
+    against, cosines = (among | agnostic).fill_diagonal_(False), z @ z.T / tau
     against = against | ~against.any(1, keepdim=True)  # a row without any has no pull, and stays finite
     spread = cosines.masked_fill(~against, -torch.inf).logsumexp(1, keepdim=True)
     total, count = ((pull * part).view(images, -1).sum(1) for part in (cosines - spread, torch.ones_like(cosines)))
@@ -104,11 +97,9 @@ class HiddenPositives(nn.Module):
 
     def forward(self, batch: Float[Tensor, "b n d"], similar: Float[Tensor, "b n n"]) -> tuple[Tensor, ...]:
         """Return unit rows (B N, *): projected codes, projected mixtures, features and slow codes."""
-        code, slow = self.head(batch), self.slow(batch)
-        features, slow = self.dropout(batch), self.dropout(slow)
-        mixed = self.dropout(neighbour_weights(similar) @ code)
-        parts = self.project(code), self.project(mixed), features, slow
-        return tuple(F.normalize(part.flatten(0, 1), dim=-1) for part in parts)
+        code, features, slow = self.head(batch), self.dropout(batch), self.dropout(self.slow(batch))
+        rows = self.project(code), self.project(self.dropout(neighbour_weights(similar) @ code)), features, slow
+        return tuple(F.normalize(part.flatten(0, 1), dim=-1) for part in rows)
 
 
 class HpTraining:
@@ -116,8 +107,8 @@ class HpTraining:
 
     def __init__(self, training: Training, options: HpOptions, session: Session) -> None:
         self.features, self.options, self.session, self.step = training.features, options, session, 0
-        dim = training.features.shape[2]
-        self.model = session.build(lambda: HiddenPositives(dim, options.width, options.dropout))
+        self.pools: list[tuple[Tensor, Tensor]] = []  # of features and of slow codes, with the numbers of their images
+        self.model = session.build(lambda: HiddenPositives(training.features.shape[2], options.width, options.dropout))
 
     @torch.no_grad()
     def pool(self, size: int, module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -129,24 +120,29 @@ class HpTraining:
 
     def loss_of(self, numbers: Tensor, batch: Tensor) -> Tensor:
         """Return the loss of one patch of each cell; the slow head then moves towards the head as it is."""
-        options, model, images = self.options, self.model, len(batch)
+        options, model = self.options, self.model
         seen = draw_selection(batch, self.session)(batch)
-        unit = F.normalize(seen, dim=-1)
+        unit, image = F.normalize(seen, dim=-1), numbers.repeat_interleave(seen.shape[1])[:, None]
         z, mixed, *compared_by = model(seen, unit @ unit.mT)
-        size = max(1, len(z) // options.by_chance)
-        if self.step == 0:
-            self.pool_f = self.pool(size, nn.Identity())
         if self.step % options.renewed == 0:
-            self.pool_s = self.pool(size, model.slow)
-        image = numbers.repeat_interleave(seen.shape[1])[:, None]
-        pools = zip(compared_by, (self.pool_f, self.pool_s), strict=True)
-        found = [positives(vectors, pool, (image == of).to(pool.device)) for vectors, (pool, of) in pools]
+            size = max(1, len(z) // options.by_chance)
+            of_features = self.pools[:1] or [self.pool(size, nn.Identity())]  # which do not change
+            self.pools = [*of_features, self.pool(size, model.slow)]
+        pairs = zip(compared_by, self.pools, strict=True)
+        agnostic, specific = (positives(vectors, pool, (image == of).to(z.device)) for vectors, (pool, of) in pairs)
         weight = (self.step / options.steps - options.warmup) / max(1 - options.warmup, 1e-9)
-        given = found[0], found[1], torch.ones_like(found[0]), images, min(1.0, max(0.0, weight)), options.temperature
-        losses = [contrast(part, *given) for part in (z, mixed)]
+        given = (
+            agnostic,
+            specific,
+            torch.ones_like(agnostic),
+            len(batch),
+            min(1.0, max(0.0, weight)),
+            options.temperature,
+        )
+        loss = (contrast(z, *given) + contrast(mixed, *given)) / 2
         ema_update(model.slow, model.head, options.decay)
         self.step += 1
-        return (losses[0] + losses[1]) / 2
+        return loss
 
 
 @register("hp", HpOptions)
@@ -154,8 +150,8 @@ def learn(training: Training, options: HpOptions) -> Predictor:
     """Train head and projection, and read the head's codes by cosine clusters."""
     with rival.session_of(training) as session:
         fit = HpTraining(training, options, session)
-        modules, rate = [fit.model.head, fit.model.project], options.learning_rate
-        first = torch.optim.AdamW(modules[0].parameters(), lr=rate, weight_decay=options.weight_decay)
-        adams = [first, torch.optim.Adam(modules[1].parameters(), lr=rate)]
-        rival.learn_by_adam("HP", training, session, options.steps, adams, modules, fit.loss_of, clip=options.clip)
-        return rival.read_by_kmeans(fit.model.head, training)
+        head, project, rate = fit.model.head, fit.model.project, options.learning_rate
+        first = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
+        adams, modules = [first, torch.optim.Adam(project.parameters(), lr=rate)], [head, project]
+        rival.learn_by_adam("HP", training, session, options.steps, adams, modules, fit.loss_of, clip=CLIP)
+        return rival.read_by_kmeans(head, training)

@@ -28,16 +28,14 @@ NEIGHBOURS, NEGATIVES = 7, 5  # images that may be a positive; draws of random i
 
 
 class StegoOptions(Settings):
-    """How the head learns; without a word, as released.
+    """How the head learns; what is not about shifts, points and steps is as released.
 
     Attributes
     ----------
     balance
         Mean cosines of codes within an image, with a neighbour and with a random image, which the shifts aim at.
-    weights
-        Of the three terms, in the same order.
-    quantiles
-        Of centred feature cosines, where the three shifts begin.
+    weights, quantiles
+        Of the three terms; of centred feature cosines, where their shifts begin.
     gain
         How far a quantile moves in a step, for a mean cosine that is off by 1; 0: the shifts stay.
     width, dropout, learning_rate, steps, points
@@ -58,10 +56,7 @@ class StegoOptions(Settings):
 def pair_loss(
     first: Points, second: Points, shift: float | Tensor, low: float = 0.0, high: float | None = None
 ) -> tuple[Float[Tensor, "b q q"], Float[Tensor, "b q q"]]:
-    """Return -clamp(cd, low, high) (fd - shift) of each pair of patches, and cd, the cosines of codes.
-
-    fd are the centred cosines of features, which get no gradient.
-    """
+    """Return -clamp(cd, low, high) (fd - shift) of each pair; cd are cosines of codes, returned too, fd of features."""
     with torch.no_grad():
         fd = rival.centred_cosines(first[0], second[0])
     cd = F.normalize(first[1], dim=-1, eps=1e-10) @ F.normalize(second[1], dim=-1, eps=1e-10).mT
