@@ -130,15 +130,8 @@ class HpTraining:
             self.pools = [*of_features, self.pool(size, model.slow)]
         pairs = zip(compared_by, self.pools, strict=True)
         agnostic, specific = (positives(vectors, pool, (image == of).to(z.device)) for vectors, (pool, of) in pairs)
-        weight = (self.step / options.steps - options.warmup) / max(1 - options.warmup, 1e-9)
-        given = (
-            agnostic,
-            specific,
-            torch.ones_like(agnostic),
-            len(batch),
-            min(1.0, max(0.0, weight)),
-            options.temperature,
-        )
+        weight = min(1.0, max(0.0, (self.step / options.steps - options.warmup) / max(1 - options.warmup, 1e-9)))
+        given = agnostic, specific, torch.ones_like(agnostic), len(batch), weight, options.temperature
         loss = (contrast(z, *given) + contrast(mixed, *given)) / 2
         ema_update(model.slow, model.head, options.decay)
         self.step += 1
