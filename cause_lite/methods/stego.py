@@ -101,29 +101,26 @@ class StegoTraining:
         start = torch.tensor(options.quantiles, dtype=session.dtype, device=session.device)
         self.balance = Balance(self.cosines(), start, options)
 
-    def seen(self, numbers: Tensor) -> Points:
-        """Return features, with a dropout of their own, and codes of random patches of images (b,)."""
-        patches = self.features.shape[1]
-        drawn = torch.randint(
-            patches, (len(numbers), min(self.options.points, patches)), generator=self.session.generator
-        )
-        batch = self.features[numbers].gather(1, drawn[..., None].expand(-1, -1, self.features.shape[2]))
-        batch = batch.to(self.session.device, self.session.dtype)
-        return self.head.dropout(batch), self.head(batch)
+    def seen(self, batch: Tensor) -> Points:
+        """Return features, with a dropout of their own, and codes of random patches of images (B, P, D)."""
+        some = rival.some_patches(batch, self.options.points, self.session.generator)
+        some = some.to(self.session.device, self.session.dtype)
+        return self.head.dropout(some), self.head(some)
 
-    def terms(self, numbers: Tensor) -> list[list[tuple[Points, Points]]]:
+    def terms(self, numbers: Tensor, batch: Tensor) -> list[list[tuple[Points, Points]]]:
         """Return what is compared: images with themselves; each with a neighbour; some draws of random pairs."""
         nearest, generator = self.nearest[numbers], self.session.generator
         pick = torch.randint(nearest.shape[1], (len(numbers), 1), generator=generator)
-        here, there = self.seen(numbers), self.seen(nearest.gather(1, pick)[:, 0])
+        here, there = self.seen(batch), self.seen(self.features[nearest.gather(1, pick)[:, 0]])
         orders = [rival.partners(len(numbers), generator) for _ in range(NEGATIVES)]
         return [[(here, here)], [(here, there)], [(here, (here[0][order], here[1][order])) for order in orders]]
 
     @torch.no_grad()
     def cosines(self) -> Float[Tensor, "3 t"]:
         """Return 1,001 quantiles of each term's centred feature cosines, in a batch of training images."""
-        numbers = torch.randperm(len(self.features), generator=self.session.generator)
-        terms = self.terms(numbers[: batch_size(self.session.config)])
+        order = torch.randperm(len(self.features), generator=self.session.generator)
+        numbers = order[: batch_size(self.session.config)]
+        terms = self.terms(numbers, self.features[numbers])
         found = [rival.centred_cosines(first[0], second[0]).flatten().sort().values for (first, second), *_ in terms]
         return torch.stack([cosines[torch.linspace(0, len(cosines) - 1, 1001).round().long()] for cosines in found])
 
@@ -131,7 +128,7 @@ class StegoTraining:
         """Return the weighted sum of the three terms' mean losses; let the shifts follow the mean cosines."""
         losses, means = [], []
         shifts = self.balance.shifts()
-        for weight, shift, pairs in zip(self.options.weights, shifts, self.terms(numbers), strict=True):
+        for weight, shift, pairs in zip(self.options.weights, shifts, self.terms(numbers, batch), strict=True):
             found = [pair_loss(*pair, shift) for pair in pairs]
             losses.append(weight * torch.stack([loss.mean() for loss, _ in found]).mean())
             means.append(torch.stack([cosines.detach().mean() for _, cosines in found]).mean())
