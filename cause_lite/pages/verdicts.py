@@ -18,6 +18,7 @@ from cause_lite.lab.results import (
     selected,
 )
 from cause_lite.lab.statistics import contrasts
+from cause_lite.lab.study import read_records
 from cause_lite.pages.tables import mean_sd, signed
 
 QUESTIONS = {  # what an arm is compared with, for each exploratory question of a results page
@@ -72,7 +73,10 @@ def questions(data: str) -> pd.DataFrame:
 
 def leads(data: str, base: str = "kmeans") -> pd.DataFrame:
     """Return the difference in mIoU of every label-free arm from a base, as `statistics.contrasts`, by `method`."""
-    scores = frame("tables", data).query("not supervised")
+    return _leads(frame("tables", data).query("not supervised"), base)
+
+
+def _leads(scores: pd.DataFrame, base: str) -> pd.DataFrame:
     arms = [arm for arm in scores["arm"].unique() if arm not in (base, "constant")]
     titles = scores.drop_duplicates("arm").set_index("arm")["method"]
     of_base = over_seeds(scores, base)
@@ -124,3 +128,18 @@ def _answer(row: pd.Series | dict) -> str:
 def _mean_and_deviation(scores: pd.DataFrame, arm: str) -> tuple[float, float]:
     values = over_seeds(scores, arm)
     return float(values.mean()), float(values.std(ddof=1))
+
+
+def rival_data() -> list[str]:
+    """Return the data sets that have records of rivals."""
+    return [data for data in PRIMARY if read_records("rivals", data)]
+
+
+def with_rivals(data: str) -> pd.DataFrame:
+    """Return the runs of full k-means, of the clean method and of its rivals on a data set, as `results.frame`."""
+    return pd.concat([frame("tables", data).query("arm in ('kmeans', 'cause-mlp')"), frame("rivals", data)])
+
+
+def rival_leads(data: str) -> pd.DataFrame:
+    """Return the difference in mIoU of each method from full k-means, as `statistics.contrasts`, by `method`."""
+    return _leads(with_rivals(data), "kmeans")
