@@ -179,8 +179,9 @@ def changed(run: Run, settings: Mapping[str, Any]) -> Run:
 
 
 def repeated_runs() -> Iterator[Run]:
-    """Yield the runs that each build of the book does again: seed 0 of the tables of scenes, without the slow CRF."""
-    return (run for run in runs_of(read_study("tables"), "scenes", 1) if not run.arm.crf)
+    """Yield the runs that each build of the book does again: seed 0 of scenes, without the slow CRF and regressions."""
+    runs = runs_of(read_study("tables"), "scenes", 1)
+    return (run for run in runs if not run.arm.crf and not find(run.arm.method).supervised)
 
 
 def records_path(name: str, data: str) -> Path:
