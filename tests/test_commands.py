@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 from pathlib import Path
 
@@ -211,3 +212,8 @@ def test_two_processes_may_make_the_same_folder(tmp_path):
 
     write_whole(tmp_path / "made", write)
     assert [(p.name, (p / "a").read_text()) for p in tmp_path.iterdir()] == [("made", "first")]
+
+
+def test_help_does_without_torch():
+    code = "import sys; from cause_lite import cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -59,10 +59,7 @@ def show(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | 
 def settings_of(assignments: list[str] | None) -> dict[str, object]:
     """Return the settings that `--set NAME=VALUE` asks for, by name; a value is read as YAML.
 
-    Raises
-    ------
-    UserError
-        When an assignment has no `=`, or its value is not valid YAML.
+    Raises UserError when an assignment has no `=`, or its value is not valid YAML.
     """
     settings: dict[str, object] = {}
     for assignment in assignments or ():

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from cause_lite.commands.console import Device, Set, say, settings_of, show
 from cause_lite.runtime.files import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def reproduce(

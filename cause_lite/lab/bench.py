@@ -132,13 +132,18 @@ def _multiply_forever(started: Event) -> None:
         started.set()
 
 
-def compare_loads(case: str, ours: Callable[[], object], baseline: Callable[[], object], rounds: int) -> Iterator[dict]:
-    """Yield the row of a case as `compare` measures it, and on a CPU a second one, measured with busy cores."""
-    yield {"case": case} | compare(ours, baseline, rounds)
+def compare_loads(
+    case: str, ours: Callable[[], object], baseline: Callable[[], object], rounds: int, **known: float
+) -> Iterator[dict]:
+    """Yield the row of a case as `compare` measures it, and on a CPU a second one, measured with busy cores.
+
+    Both rows also hold what is `known` of the case.
+    """
+    yield {"case": case} | compare(ours, baseline, rounds) | known
     if choose_device("auto").type == "cpu":  # an accelerator is not shared with the other process
         with busy_cores():
             row = compare(ours, baseline, rounds)
-        yield {"case": case + BUSY} | row
+        yield {"case": case + BUSY} | row | known
 
 
 class Operand(NamedTuple):

@@ -160,8 +160,7 @@ def scoring() -> Iterator[dict]:
     )
     ours, loop = partial(_confusion, preds, target), partial(_looped_confusion, preds, target)
     difference = 0.0 if torch.equal(ours(), loop()) else 1.0
-    for case in compare_loads(f"{CLASSES} classes", ours, loop, rounds=5):
-        yield case | {"difference": difference}
+    yield from compare_loads(f"{CLASSES} classes", ours, loop, rounds=5, difference=difference)
 
 
 def _confusion(preds: Tensor, target: Tensor) -> Tensor:
@@ -195,12 +194,10 @@ def refinement() -> Iterator[dict]:
         return np.stack([crf.refined_labels(*pair) for pair in zip(sides[320], log_probs, strict=True)])
 
     agreement = float(np.array_equal(whole().numpy(), single()))
-    for case in compare_loads("all cores, one core", whole, single, rounds=2):
-        yield case | {"agreement": agreement, "images": len(images)}
+    yield from compare_loads("all cores, one core", whole, single, rounds=2, agreement=agreement, images=len(images))
     enlarged = F.interpolate(half()[:, None].float(), scale_factor=2)[:, 0].long()
     agreement = float((enlarged == whole()).float().mean())
-    for case in compare_loads("half size, full size", half, whole, rounds=2):
-        yield case | {"agreement": agreement, "images": len(images)}
+    yield from compare_loads("half size, full size", half, whole, rounds=2, agreement=agreement, images=len(images))
 
 
 LINES: dict[str, Callable[[], Iterator[dict]]] = {

@@ -56,8 +56,7 @@ def modularity() -> Iterator[dict]:
     """Measure one step of the clusterbook, against the plain `modularity_loss` and its B x K x P x P tensor."""
     ours, plain = modularity_sides(PATCHES, CONCEPTS)
     difference = abs(ours() - plain())
-    for case in compare_loads("16 x 100 patches, K = 2048", ours, plain, rounds=3):
-        yield case | {"difference": difference}
+    yield from compare_loads("16 x 100 patches, K = 2048", ours, plain, rounds=3, difference=difference)
 
 
 def modularity_growth() -> Iterator[dict]:
@@ -162,8 +161,7 @@ def contrast() -> Iterator[dict]:
         sides = Contrast(capacity)
         ours, loop, name = sides.fast(), sides.loop(), f"bank of 2048 x {capacity}"
         difference = abs(ours() - loop())
-        for case in compare_loads(f"{name}, a loop over images", ours, loop, rounds):
-            yield case | {"difference": difference}
+        yield from compare_loads(f"{name}, a loop over images", ours, loop, rounds, difference=difference)
         wide = sides.fast(low_rank=False)
         yield from compare_loads(f"{name}, without the low rank, a loop over images", wide, loop, 1)
         with MatrixProducts() as products:

@@ -57,26 +57,7 @@ def evaluate_run(folder: Path, how: Evaluating | None = None, device: str = "aut
 
     scores.json holds the scores on the run's own data, scores-NAME.json those on another data set (a second folder of
     that name adds a hash of its path), matching.json the matching of the latest evaluation, which names clusters.
-
-    Parameters
-    ----------
-    folder
-        The run's folder.
-    how
-        Other data, CRF and tiles.
-    device
-        auto, cpu, cuda or mps.
-
-    Returns
-    -------
-    dict
-        What scores.json holds: data, classes, clusters, scores in percent, confusion (clusters, classes) in pixels, and
-        the matching.
-
-    Raises
-    ------
-    UserError
-        When the folder holds no run, or the images have no label maps.
+    Raises UserError when the folder holds no run, or the images have no label maps.
     """
     how, folder = how or Evaluating(), Path(folder)
     fitted = read_config(folder)
@@ -133,10 +114,7 @@ def _with_data(config: FitConfig, data: str | None) -> FitConfig:
 def tiled_scores(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[str, ClusterMetrics]:
     """Score whole images, seen in tiles at the scale of training, by label maps at their own size.
 
-    Raises
-    ------
-    UserError
-        When the images are kept as squares.
+    Raises UserError when the images are kept as squares.
     """
     images, labels = test.images, test.labels
     if not isinstance(images, LazyRows) or not isinstance(labels, LazyRows):
@@ -165,19 +143,7 @@ def tiled_scores(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[s
 def described(scores: dict[str, ClusterMetrics], test: Split, matching: Matching) -> dict:
     """Return what scores.json holds of an evaluation, beside how the images were shown.
 
-    Parameters
-    ----------
-    scores
-        Metrics by name; `cluster` is matched.
-    test
-        The labelled images.
-    matching
-        How its clusters and classes meet.
-
-    Raises
-    ------
-    UserError
-        When no labelled pixel was scored.
+    Raises UserError when no labelled pixel was scored.
     """
     if not scores["cluster"].confusion.sum():
         raise UserError(f"{test.name}: no labelled pixel lies in what is scored; --tiled scores whole images")

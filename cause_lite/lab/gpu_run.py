@@ -82,18 +82,7 @@ MINIATURE = Plan(
 def run(
     out: Path, minutes: float, plan: Plan, device: str = "auto", photos: Path | None = None, say: Callable = print
 ) -> dict:
-    """Measure everything of a plan, then pre-train for what is left of `minutes`; return the record.
-
-    Parameters
-    ----------
-    out
-        The folder of the record, of the weights that the pre-training exports, and of its state in parts.
-    photos
-        A folder with the packed photographs in parts (see `photo_parts`), and the state of an earlier run in parts,
-        if any, to go on from; None: what `cause-lite data photos` packed on this machine.
-    say
-        Takes a line for each section.
-    """
+    """Measure everything of a plan, then pre-train for what is left of `minutes`; return the record."""
     end, at = time.monotonic() + 60 * minutes, choose_device(device)
     record = about(at)
     sections: dict[str, Callable[[], object]] = {"ratios": partial(ratios, plan), "reading": partial(reading, plan)}

@@ -175,13 +175,6 @@ def miniature(config: FitConfig, patch: int) -> FitConfig:
     """Return a row's settings at the size of a rehearsal: few concepts, narrow heads, a handful of patches an image.
 
     Images are scored larger than they are trained on where the row does so.
-
-    Parameters
-    ----------
-    config
-        The row's settings.
-    patch
-        The side of the backbone's patches, in pixels.
     """
     side = 4 * patch if patch > 8 else 8 * patch
     scored = side + 4 * patch if config.data.eval_size else None

@@ -46,20 +46,7 @@ PICTURE_IMAGES = 6  # that a run's picture shows
 
 
 def missing_requirements(row: Row, kind: str = "clean", rehearsed: bool = False) -> list[str]:
-    """List what a run of a row needs and this machine does not have, each with what to do.
-
-    Parameters
-    ----------
-    row, kind
-        The row, and which of `KINDS` to run.
-    rehearsed
-        Whether the run is one on miniatures, which needs its files but not the room of the full data set.
-
-    Returns
-    -------
-    list of str
-        Empty when the run can start. What can be downloaded is not listed.
-    """
+    """List what a run of a row needs and this machine does not have, each with what to do."""
     missing, layout = [], PUBLISHED[row.config.data.name]
     if not layout.archives:
         try:
@@ -117,33 +104,7 @@ def reproduce_row(
 
     Where it is to be `drawn`, a picture of a few results is written beside where the record goes. What the data set
     lacks on this machine is told in the record as `lacking`, and then nothing is drawn; a rehearsal's lacks nothing.
-
-    Parameters
-    ----------
-    row, seed, kind
-        The row, the seed, and which of `KINDS` to run.
-    device
-        `auto`, `cpu`, `cuda` or `mps`.
-    say
-        Takes what is downloaded, a line each.
-    crf
-        Whether the record's score is that after the dense CRF; the score without it is kept in any case.
-    adapt
-        Changes the row's settings.
-    rehearsed
-        Whether the run is a rehearsal, as which the record is then marked.
-    drawn
-        Whether a picture is written.
-
-    Returns
-    -------
-    dict
-        The run's record.
-
-    Raises
-    ------
-    UserError
-        Listing everything that is missing, before anything starts.
+    Raises UserError listing everything that is missing, before anything starts.
     """
     if missing := missing_requirements(row, kind, rehearsed):
         raise UserError(f"{row.key}: cannot start; missing: " + "; ".join(missing))
@@ -244,10 +205,7 @@ def write_record(record: dict) -> Path:
 def read_records(row: Row, rehearsed: bool = False) -> Iterator[dict]:
     """Yield the records of a row, in the order of their names.
 
-    Raises
-    ------
-    UserError
-        When a rehearsal's record lies among results, or the reverse.
+    Raises UserError when a rehearsal's record lies among results, or the reverse.
     """
     for path in sorted((records_dir(rehearsed) / row.key).glob("*.json")):
         record = read_json(path)
@@ -262,18 +220,6 @@ def rehearse(say: Callable[[str], None], device: str = "cpu") -> Iterator[dict]:
     """Run every row in every kind on miniature data sets and narrow random backbones in official formats.
 
     The clean fit of a row, written in the form of the authors' files, stands in for their checkpoint.
-
-    Parameters
-    ----------
-    say
-        Takes the last line.
-    device
-        Where to run.
-
-    Yields
-    ------
-    dict
-        Each run's record once it is written; no number in it is a result.
     """
     published = rows()
     with tempfile.TemporaryDirectory() as folder:

@@ -47,26 +47,8 @@ def fit_to(config: FitConfig, folder: Path, device: str = "auto") -> Fitted:
     """Fit a recipe, and write the segmenter and fit.json (settings, losses, seconds, commit, environment).
 
     Cut off at any moment, the same call goes on where it was and ends in the same bytes; what that takes lies in
-    `folder`/resume until the fit is whole. A fit of a folder of images also gets a contact sheet, contact.png.
-
-    Parameters
-    ----------
-    config
-        The settings.
-    folder
-        Where to write; made if absent.
-    device
-        `auto`, `cpu`, `cuda` or `mps`.
-
-    Returns
-    -------
-    Fitted
-        What was written, in memory.
-
-    Raises
-    ------
-    UserError
-        When another process is writing to the folder, or the images or the backbone cannot be read.
+    `folder`/resume until the fit is whole. A fit of a folder of images also gets a contact sheet, contact.png. Raises
+    UserError when another process is writing to the folder, or the images or the backbone cannot be read.
     """
     folder = Path(folder)
     config, train, backbone = prepared(config, device)
@@ -103,10 +85,7 @@ def prepared(config: FitConfig, device: str = "auto") -> tuple[FitConfig, Split,
 def with_size_of(backbone: Backbone, config: FitConfig) -> FitConfig:
     """Return the settings with sizes that the backbone's patch (and window) divides; a folder's are rounded, and said.
 
-    Raises
-    ------
-    UserError
-        When the images of a published data set do not fit, or the backbone cannot see images of that size.
+    Raises UserError when the images of a published data set do not fit, or the backbone cannot see images of that size.
     """
     unit, changes = getattr(backbone, "window", None) or backbone.patch, dict[str, object]()
     for name, size in (("data.size", config.data.size), ("data.eval_size", config.data.eval_size)):
@@ -137,15 +116,7 @@ def check_clusters(train: Split, backbone: Backbone) -> None:
 
 
 def contact_sheet(segmenter: Segmenter, images: np.ndarray | LazyRows) -> Figure:
-    """Draw a row for each cluster, the largest first: the images that show most of it, the rest of each darkened.
-
-    Parameters
-    ----------
-    segmenter
-        What finds the clusters.
-    images
-        RGB images (N, H, W, 3) uint8; `SHEET_IMAGES` of them, evenly spaced, are looked at.
-    """
+    """Draw a row for each cluster, the largest first: the images that show most of it, the rest of each darkened."""
     from cause_lite.lab.pictures import image_grid  # imports matplotlib, which scoring and fitting do without
 
     some = images[np.linspace(0, len(images) - 1, min(SHEET_IMAGES, len(images))).astype(int)]
@@ -212,10 +183,7 @@ def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
 def read_config(folder: Path) -> FitConfig:
     """Return the settings that a run was fitted with.
 
-    Raises
-    ------
-    UserError
-        When the folder's fit.json does not hold any.
+    Raises UserError when the folder's fit.json does not hold any.
     """
     about = read_json(Path(folder) / "fit.json")
     try:
@@ -229,26 +197,7 @@ def score_segmenter(
 ) -> dict[str, ClusterMetrics]:
     """Score a segmenter on a labelled split of its data set, each image and its mirror image seen.
 
-    Parameters
-    ----------
-    segmenter
-        With its backbone.
-    config
-        Which data set, and how its images are read.
-    crf
-        Whether to refine by the dense CRF too.
-    split
-        Another split than the recipe's.
-
-    Returns
-    -------
-    dict
-        Metrics by name: `cluster`, `linear` and, with `crf`, `crf`.
-
-    Raises
-    ------
-    UserError
-        When the split has no labels, or the segmenter no backbone.
+    Raises UserError when the split has no labels, or the segmenter no backbone.
     """
     return score_split(segmenter, load_evaluation(config, split), crf)
 
@@ -268,10 +217,7 @@ def score_split(segmenter: Segmenter, test: Split, crf: bool = False) -> dict[st
 def label_maps(split: Split) -> np.ndarray | LazyRows:
     """Return the label maps (N, H, W) of a split that is to be scored.
 
-    Raises
-    ------
-    UserError
-        When it has none.
+    Raises UserError when it has none.
     """
     if split.labels is None:
         raise UserError(f"{split.name}: has no labels to score against; look at its contact sheet instead")
@@ -296,12 +242,6 @@ def plain_scores(scores: dict[str, ClusterMetrics]) -> dict[str, dict]:
 def fitted_segmenter(config: FitConfig) -> Segmenter:
     """Return the segmenter of these settings on the fastest device; fit it now if it is not in the cache."""
     return checkpoints.load(fitted_run(config)).to(choose_device("auto", config.optimisation.precision))
-
-
-def fit_origin(config: FitConfig) -> dict:
-    """Return, as `fit`, the commit, environment and date of the fit in the cache: scores of it may come later."""
-    about = read_json(fitted_run(config) / "fit.json")
-    return {"fit": {name: about[name] for name in ("commit", "environment", "date")}}
 
 
 def fitted_run(config: FitConfig) -> Path:

@@ -73,13 +73,8 @@ def plan_jobs(paths: list[Path]) -> tuple[list[Job], list[str]]:
     """Return what is to be segmented and what it is called, and what is skipped and why.
 
     The images of a folder keep their paths within it, below the folder's name where several inputs are given. Other
-    files keep their names without their ending; with it, or with the folders that tell them apart, where two would
-    be the same.
-
-    Raises
-    ------
-    UserError
-        When a folder holds no image, or outputs would overwrite each other.
+    files keep their names without their ending; with it, or with the folders that tell them apart, where two would be
+    the same. Raises UserError when a folder holds no image, or outputs would overwrite each other.
     """
     jobs: list[Job] = []
     notes: list[str] = []
@@ -140,28 +135,9 @@ def segment_files(
 
     NAME.labels.png holds cluster numbers (8 bits for up to 255 clusters, else 16; the last value marks what is ignored)
     and NAME.overlay.png their colours on the image. `legend.csv` in the output folder names the colours. The labels of
-    a GeoTIFF are also written as NAME.labels.tif, with its georeference.
-
-    Parameters
-    ----------
-    paths
-        Image files and folders.
-    model
-        What `checkpoints.load` takes.
-    out
-        The folder to write to.
-    device
-        auto, cpu, cuda or mps.
-    how
-        Scale, CRF, confidence and reading.
-    say
-        Is called with each line about what is skipped or decided.
-
-    Raises
-    ------
-    UserError
-        Before any work when the model cannot be loaded or keeps no names that are asked for, or outputs would overwrite
-        each other; after all other images were done when some could not be, with the list of those.
+    a GeoTIFF are also written as NAME.labels.tif, with its georeference. Raises UserError before any work when the
+    model cannot be loaded or keeps no names that are asked for, or outputs would overwrite each other; after all other
+    images were done when some could not be, with the list of those.
     """
     how, failures = how or Segmenting(), list[str]()
     jobs, notes = plan_jobs([Path(path) for path in paths])
@@ -263,10 +239,7 @@ def refined(segmenter: Segmenter, maps: torch.Tensor, image: np.ndarray, size: t
 def legend_of(segmenter: Segmenter, model: str, named: bool) -> list[tuple[str, str, str]]:
     """Return the number, name and colour of each cluster; with `named`, its name by the matching that the model keeps.
 
-    Raises
-    ------
-    UserError
-        When names are asked for and the model keeps no matching.
+    Raises UserError when names are asked for and the model keeps no matching.
     """
     clusters = len(segmenter.cluster_probe.centres)
     if named and not segmenter.cluster_names:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import platformdirs
 import psutil
-import torch
-from accelerate.utils import patch_environment
 from filelock import FileLock, Timeout
 
 from cause_lite.runtime.progress import say
@@ -63,6 +61,8 @@ def data_dir() -> Path:
 @contextlib.contextmanager
 def empty_cache() -> Iterator[None]:
     """Let the cache be an empty folder within the block."""
+    from accelerate.utils import patch_environment  # imports torch, which `cause-lite --help` does without
+
     with tempfile.TemporaryDirectory() as folder, patch_environment(CAUSE_CACHE=folder):
         yield
 
@@ -174,6 +174,8 @@ def read_torch(path: Path) -> object:
 
     Raises UserError, naming the file, when it is absent, damaged, or holds anything else.
     """
+    import torch  # `cause-lite --help` does without
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes torch raises nearly any kind
