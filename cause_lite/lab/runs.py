@@ -18,7 +18,6 @@ from cause_lite import checkpoints
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.loading import TRAINING, centred, find_folder, folder_fingerprint
-from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
@@ -207,21 +206,6 @@ def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
     how = ("none", config.data.fit, config.data.resize, folder_clusters(config), reading_of(config))
     test = load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
     return without_bad(test)[0] if config.data.skip_bad else test
-
-
-def read_config(folder: Path) -> FitConfig:
-    """Return the settings that a run was fitted with.
-
-    Raises
-    ------
-    UserError
-        When the folder's fit.json does not hold any.
-    """
-    about = read_json(Path(folder) / "fit.json")
-    try:
-        return config_records.read_config(about["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
 
 def score_segmenter(
