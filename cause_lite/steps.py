@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from cause_lite import frontdoor, mediator
 from cause_lite.backbones.feature_store import PatchStore, module_outputs
-from cause_lite.backbones.feature_use import output_type
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.datasets.images import LazyRows
@@ -28,7 +27,7 @@ from cause_lite.probe import ClusterProbe, LinearProbe, labelled_loss, patch_lab
 from cause_lite.runtime import parallel
 from cause_lite.runtime.device import to_device
 from cause_lite.runtime.learner import Learner
-from cause_lite.runtime.precision import autocast
+from cause_lite.runtime.precision import autocast, output_type
 
 
 def configured_modularity_loss(vectors: Tensor, codes: Tensor, config: FitConfig) -> Tensor:
@@ -176,7 +175,7 @@ def fit_probes(head: Head, features: PatchStore, train: Split, session: Session)
     classes = len(train.classes)
     linear, losses = session.build(lambda: LinearProbe(classes, session.config.head.reduced_dim)), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        segments = module_outputs(head, features, Path(folder), output_type(session.config))
+        segments = module_outputs(head, features, Path(folder), output_type(session.config.optimisation.precision))
         clusters, cluster_losses = fit_cluster_probe(segments, train.num_clusters, session)
         if train.labels is not None:
             linear, losses = fit_linear_probe(segments, train.labels, classes, session)

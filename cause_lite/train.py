@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cause_lite.backbones import Backbone, cached_features
-from cause_lite.backbones.feature_use import output_type
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split
 from cause_lite.head import Head
@@ -14,6 +13,7 @@ from cause_lite.loop import Session
 from cause_lite.runtime.device import deterministic, seed_all, state_kept
 from cause_lite.runtime.files import UserError
 from cause_lite.runtime.journal import Journal, NotFiniteError
+from cause_lite.runtime.precision import output_type
 from cause_lite.runtime.progress import Stopwatch
 from cause_lite.segmenter import Segmenter
 from cause_lite.steps import Probes, fit_clusterbook, fit_head, fit_probes
@@ -69,7 +69,7 @@ def fit(
         with state_kept(), deterministic(device):
             backbone.prepare(config.optimisation.precision, config.optimisation.compiled)
             note = f"Features of {train.name}/{train.split}"
-            output_bytes = config.head.reduced_dim * output_type(config).itemsize
+            output_bytes = config.head.reduced_dim * output_type(config.optimisation.precision).itemsize
             features = cached_features(backbone, train.images, note, output_bytes)
             clock.lap("features")
             session = Session(config, seed_all(config.seed), device, journal)

@@ -7,12 +7,12 @@ import re
 import pytest
 import yaml
 
-from cause_lite.checkpoints.config_records import read_config
+from cause_lite.checkpoints.segmenter_folder import read_config
 from cause_lite.commands.console import settings_of
 from cause_lite.config import FitConfig
 from cause_lite.lab import recipes
 from cause_lite.lab.recipes.reading import flattened
-from cause_lite.runtime.files import UserError
+from cause_lite.runtime.files import UserError, write_json
 
 
 def test_every_published_row_is_there():
@@ -118,19 +118,23 @@ def test_a_value_out_of_range_is_refused_by_name(changes, complaint):
         FitConfig().replace(changes)
 
 
-def test_a_flat_configuration_of_an_older_record_is_read():
-    flat = {"data": "scenes", "head": "mlp", "backbone": "scenes", "seed": 2, "size": 128, "eval_size": 0, "clip": 0.0}
-    config = read_config(flat | {"num_concepts": 512, "cell": 2, "label_flow": "as_released", "crops": "none"})
-    assert config.data.name == "scenes" and config.data.eval_size is None and config.head.clip is None
-    assert (config.clusterbook.concepts, config.optimisation.cell, config.seed) == (512, 2, 2)
-    assert read_config(config.model_dump()) == config
-    with pytest.raises(UserError, match="unknown setting"):
-        read_config(flat | {"siez": 3})
-
-
 def test_settings_on_the_command_line_are_read_as_yaml():
     assigned = settings_of(["head.epochs=4", "head.clip=null", "head.kind=mlp", "head.dropout=0.2"])
     assert assigned == {"head.epochs": 4, "head.clip": None, "head.kind": "mlp", "head.dropout": 0.2}
     for wrong, complaint in (("head.epochs", "expected NAME=VALUE"), ("a=[", "not valid YAML")):
         with pytest.raises(UserError, match=complaint):
             settings_of([wrong])
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"num_concepts": 512}, "unknown setting 'num_concepts'.*fit again"),
+        ({"backbone": "resnet18?levels=3"}, r"backbone: settings do not follow a name after `\?`.*fit again"),
+        (None, "absent.*fit again"),
+    ],
+)
+def test_a_fit_of_an_earlier_version_is_refused_by_the_name_of_its_setting(tmp_path, config, complaint):
+    write_json(tmp_path / "fit.json", {"config": config} if config else {})
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}/fit.json: .*{complaint}"):
+        read_config(tmp_path)

@@ -8,9 +8,16 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from cause_lite.backbones.loading import bundled_dir, find_folder, labels_seen, licence_of, weights_in
-from cause_lite.checkpoints.config_records import read_config
 from cause_lite.checkpoints.matching import MATCHING_FILE, read_matching
-from cause_lite.checkpoints.segmenter_folder import SHAPE_FILE, WEIGHTS_FILE, load, read_shape, write_shape
+from cause_lite.checkpoints.segmenter_folder import (
+    FIT_FILE,
+    SHAPE_FILE,
+    WEIGHTS_FILE,
+    load,
+    read_config,
+    read_shape,
+    write_shape,
+)
 from cause_lite.config import BackboneConfig, FitConfig
 from cause_lite.runtime.files import UserError, read_json, write_whole
 
@@ -39,7 +46,7 @@ def export(run: Path, out: Path, licence: str = "mit") -> Path:
     """
     run, out = Path(run), Path(out)
     load(run, with_backbone=False)  # what cannot be loaded is not exported
-    fit, shape = read_json(run / "fit.json"), read_json(run / SHAPE_FILE)
+    fit, shape = read_json(run / FIT_FILE), read_json(run / SHAPE_FILE)
     if out.exists():
         raise UserError(f"{out}: exists; name a folder that does not")
 
@@ -73,7 +80,7 @@ def _copy_backbone(choice: BackboneConfig | None, part: Path) -> dict[str, objec
 
 def card(fit: dict, shape: dict, run: Path, licence: str) -> str:
     """Return the model card of a fit from its fit.json, its segmenter.json, and the scores and matching of its run."""
-    config = read_config(fit["config"])
+    config = read_config(run)
     settings = {key: value for key, value in config.backbone if value != BackboneConfig.model_fields[key].default}
     backbone = settings.pop("name")
     backbone = Path(backbone).name if find_folder(backbone, stored=True) else backbone  # no path of this machine

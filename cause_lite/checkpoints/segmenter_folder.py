@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.centred import CentredBackbone
 from cause_lite.backbones.loading import find_folder, folder_fingerprint, has_card
-from cause_lite.checkpoints.config_records import read_backbone
 from cause_lite.checkpoints.matching import read_matching
 from cause_lite.config import BackboneConfig, FitConfig
 from cause_lite.datasets.arrays import Reading
@@ -24,10 +23,9 @@ from cause_lite.probe import ClusterProbe, LinearProbe
 from cause_lite.runtime.files import UserError, is_path, project_dir, read_json, write_json, write_whole
 from cause_lite.segmenter import Segmenter
 
-SHAPE_FILE, WEIGHTS_FILE = "segmenter.json", "segmenter.safetensors"
+SHAPE_FILE, WEIGHTS_FILE, FIT_FILE = "segmenter.json", "segmenter.safetensors", "fit.json"
 CENTRE = "backbone_centre"  # the tensor that a centred backbone subtracts
 Size = Annotated[int, Field(ge=1, le=100_000)]  # a larger one asks for memory that no segmenter needs
-Named = Annotated[BackboneConfig | None, BeforeValidator(lambda told: read_backbone(told) if told else None)]
 
 
 class SegmenterShape(BaseModel):
@@ -43,7 +41,7 @@ class SegmenterShape(BaseModel):
     num_classes: Size  # rows of the cluster probe
     size: Size  # pixels a side of the square that images are resized to
     classes: list[str]  # that it was fitted on; may be empty
-    backbone: Named  # its name may be a path below the folder, which begins with "./"; None: not known
+    backbone: BackboneConfig | None  # its name may be a path below the folder, which begins with "./"; None: not known
     backbone_fingerprint: str | None = None  # in the fit, where it lies in a folder; see `folder_fingerprint`
     window: Annotated[tuple[float, float] | None, Field(strict=False)] = None  # see `datasets.arrays.Reading`
     bands: Annotated[tuple[int, ...] | None, Field(strict=False)] = None  # likewise
@@ -186,6 +184,25 @@ def read_shape(path: Path) -> SegmenterShape:
         if first["type"] == "missing":
             raise UserError(f"{path}: lacks {field}") from error
         raise UserError(f"{path}: {field} is {first['input']!r}; {first['msg']}") from error
+
+
+def read_config(folder: Path) -> FitConfig:
+    """Return the settings that a segmenter was fitted with, from its folder's fit.json.
+
+    Raises
+    ------
+    UserError
+        When the file does not hold any, or holds those of another version, naming the setting.
+    """
+    path = Path(folder) / FIT_FILE
+    try:
+        return FitConfig(**read_json(path)["config"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: `config` is absent or no table of settings ({error}); fit again") from error
+    except UserError as error:
+        if str(error).startswith(str(path)):  # the file could not be read
+            raise
+        raise UserError(f"{path}: `config` is not of this version ({error}); fit again") from error
 
 
 def empty_segmenter(shape: SegmenterShape) -> Segmenter:

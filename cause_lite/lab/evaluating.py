@@ -16,13 +16,14 @@ import torch
 from cause_lite import checkpoints
 from cause_lite.backbones.tiling import by_strips, largest
 from cause_lite.checkpoints.matching import ClusterMatch, Matching, write_matching
+from cause_lite.checkpoints.segmenter_folder import read_config
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder
 from cause_lite.datasets.images import LazyRows
 from cause_lite.datasets.loading import check_name
 from cause_lite.evaluate import linear_logits
 from cause_lite.lab.agreement import many_to_one_accuracy
-from cause_lite.lab.runs import load_evaluation, load_training, plain_scores, read_config, score_split
+from cause_lite.lab.runs import load_evaluation, load_training, plain_scores, score_split
 from cause_lite.lab.segmenting import refined
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance

@@ -18,7 +18,6 @@ from cause_lite import checkpoints
 from cause_lite.backbones import Backbone, load_backbone
 from cause_lite.backbones.feature_store import cached_features
 from cause_lite.backbones.loading import TRAINING, centred, find_folder, folder_fingerprint
-from cause_lite.checkpoints import config_records
 from cause_lite.checkpoints.matching import MATCHING_FILE
 from cause_lite.config import FitConfig
 from cause_lite.datasets import Split, is_folder, load_split, without_bad
@@ -31,7 +30,7 @@ from cause_lite.methods.as_released import fit
 from cause_lite.metrics import ClusterMetrics
 from cause_lite.runtime import parallel, provenance
 from cause_lite.runtime.device import choose_device, this_device
-from cause_lite.runtime.files import UserError, cache_dir, locked, read_json, write_json, write_whole
+from cause_lite.runtime.files import UserError, cache_dir, locked, write_json, write_whole
 from cause_lite.runtime.journal import Journal
 from cause_lite.runtime.progress import track
 from cause_lite.segmenter import Segmenter
@@ -178,18 +177,6 @@ def load_evaluation(config: FitConfig, split: str | None = None) -> Split:
     how = ("none", config.data.fit, config.data.resize, folder_clusters(config), reading_of(config))
     test = load_split(config.data.name, split or evaluation_split(config.data.name), config.scored_size, *how)
     return without_bad(test)[0] if config.data.skip_bad else test
-
-
-def read_config(folder: Path) -> FitConfig:
-    """Return the settings that a run was fitted with.
-
-    Raises UserError when the folder's fit.json does not hold any.
-    """
-    about = read_json(Path(folder) / "fit.json")
-    try:
-        return config_records.read_config(about["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/fit.json: `config` is not a configuration of this version ({error})") from error
 
 
 def score_segmenter(

@@ -15,10 +15,10 @@ from PIL import Image
 from cause_lite import checkpoints
 from cause_lite.backbones.loading import labels_seen
 from cause_lite.checkpoints.onnx_export import CARD_FILE, NETWORK_FILE, write_onnx
+from cause_lite.checkpoints.segmenter_folder import read_config
 from cause_lite.datasets import scenes
 from cause_lite.datasets.photos import photographs
 from cause_lite.lab.colours import palette
-from cause_lite.lab.runs import read_config
 from cause_lite.pages.assets import RUNTIME_FILE
 from cause_lite.runtime.files import project_dir, read_json, write_json
 

@@ -15,6 +15,11 @@ def working_type(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 
 
+def output_type(precision: str) -> torch.dtype:
+    """Return the type in which step 3 keeps the head's outputs: half precision where the head runs in it."""
+    return torch.float16 if precision in HALF_TYPES else working_type(precision)
+
+
 @contextmanager
 def drawn_in_double() -> Iterator[None]:
     """Let new modules be of double precision within the block: rounded afterwards, their draws are alike anywhere."""

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page
 
 from cause_lite import checkpoints
 from cause_lite.backbones.loading import labels_seen
+from cause_lite.checkpoints.segmenter_folder import read_config
 from cause_lite.datasets import scenes
-from cause_lite.lab.runs import read_config
 from cause_lite.runtime.files import project_dir, read_json
 
 MOST_DIFFERENT = 0.01  # of the pixels: decoders of JPEG and the last bits of floats may differ
