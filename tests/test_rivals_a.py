@@ -311,15 +311,11 @@ OBVIOUS = {
 
 
 @pytest.mark.parametrize("rival", RIVALS)
-def test_a_rival_repeats_on_scenes_to_the_bit(few_scenes, small_backbone, rival, one_thread):
-    store = cached_features(small_backbone, few_scenes.images[:8], "")
-    classes = len(few_scenes.classes)
-    first, again = (scores(store, learned(store, rival, {"steps": 3, "width": 12}, classes)) for _ in range(2))
+def test_a_rival_repeats_on_scenes_to_the_bit_with_labels_or_without(few_scenes, small_backbone, rival, one_thread):
+    store, classes = cached_features(small_backbone, few_scenes.images[:8], ""), len(few_scenes.classes)
+    options = {"steps": 3, "width": 12}
+    first = scores(store, learned(store, rival, options, classes))
+    again = scores(store, learned(store, rival, options, classes, labels=few_scenes.labels[:8]))
     assert first.shape == (8, classes, 16, 16)
     assert first.dtype == torch.float64 and bool(first.isfinite().all())
     assert torch.equal(first, again)
-
-
-@pytest.mark.parametrize("rival", RIVALS)
-def test_a_rival_asks_for_no_labels(rival):
-    assert find(rival).needs == frozenset() and not find(rival).supervised
