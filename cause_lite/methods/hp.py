@@ -82,9 +82,9 @@ def contrast(
     pull = (agnostic + weight * specific.to(z)) * agnostic.any(1, keepdim=True)
     against, cosines = (among | agnostic).fill_diagonal_(False), z @ z.T / tau
     against = against | ~against.any(1, keepdim=True)  # a row without any has no pull, and stays finite
-    spread = cosines.masked_fill(~against, -torch.inf).logsumexp(1, keepdim=True)
-    total, count = ((pull * part).view(images, -1).sum(1) for part in (cosines - spread, torch.ones_like(cosines)))
-    return -tau / BASE * (total / count.clamp(min=1e-9)).mean()
+    spread, count = cosines.masked_fill(~against, -torch.inf).logsumexp(1), pull.sum(1)
+    total, pairs = (rows.view(images, -1).sum(1) for rows in ((pull * cosines).sum(1) - count * spread, count))
+    return -tau / BASE * (total / pairs.clamp(min=1e-9)).mean()
 
 
 class HiddenPositives(nn.Module):
