@@ -20,15 +20,14 @@ from sympy.stats import Expectation
 from cause_lite.theory import LinearModel, estimators
 
 FRONT_DOOR = (("T", "M"), ("M", "Y"), ("U", "T"), ("U", "Y"))
-PAGE = Path(__file__).parents[1] / "book" / "frontdoor.md"
+PAGES = [Path(__file__).parents[1] / "book" / f"{name}.md" for name in ("frontdoor", "walk_through")]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> dict[str, object]:
-    """What the hidden cells of the page on the front door define."""
-    cells = re.findall(
-        r"^```\{code-cell\}[^\n]*\n:tags: \[hide-cell\]\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M
-    )
+    """What the hidden cells of the pages on the front door define."""
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n:tags: \[hide-cell\]\n(.*?)^```", text, re.S | re.M)
     path = tmp_path_factory.mktemp("page") / "cells.py"
     path.write_text("\n".join(cells), encoding="utf-8")
     return runpy.run_path(str(path))

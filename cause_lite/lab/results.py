@@ -82,7 +82,7 @@ def primary_contrasts(score: str = "miou") -> pd.DataFrame:
     Both are chosen on validation images by one rule, `selected`. Columns are those of `statistics.contrasts`; `data`,
     `ours` and `base` name the pair.
     """
-    pairs = {}
+    pairs: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
     for data in PRIMARY:
         scores, ours, base = frame("tables", data), selected(data, READINGS), selected(data, BASELINES)
         pairs[data, ours, base] = over_seeds(scores, ours, score), over_seeds(scores, base, score)

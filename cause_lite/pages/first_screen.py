@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from cause_lite.datasets import load_split
 from cause_lite.lab.colours import colourise
 from cause_lite.lab.pictures import image_grid
 from cause_lite.lab.results import matching_of
@@ -22,18 +23,18 @@ def side_by_side(numbers: Sequence[int]) -> Figure:
     Clusters are matched to classes over all test images, by the record of the run, so that one colour is one class in
     every row.
     """
-    rows, names = [], ["scene"]
-    for name, (study, arm) in SHOWN.items():
+    test = load_split("scenes", "test")
+    images, truth = (np.asarray(part)[list(numbers)] for part in (test.images, test.labels))
+    rows = [list(images)]
+    for study, arm in SHOWN.values():
         run = next(run for run in runs_of(read_study(study), "scenes", 1) if run.arm_name == arm)
-        predict, backbone, test = learned(run)
-        some = replace(test, images=test.images[list(numbers)], labels=test.labels[list(numbers)])
+        predict, backbone, _ = learned(run)
+        some = replace(test, images=images, labels=truth)
         clusters = next(predicted(predict, backbone, some))[1].argmax(1).numpy()
         classes = matching_of(read_records(study, "scenes")[run.key])[clusters]
-        rows.append([_tinted(*pair, len(test.classes)) for pair in zip(classes, some.images, strict=True)])
-        names.append(name)
-    truth = [_tinted(*pair, len(test.classes)) for pair in zip(some.labels, some.images, strict=True)]
-    return image_grid([list(some.images), *rows, truth], [*names, "true classes"])
+        rows.append(_tinted(classes, images, len(test.classes)))
+    return image_grid([*rows, _tinted(truth, images, len(test.classes))], ["scene", *SHOWN, "true classes"])
 
 
-def _tinted(classes: np.ndarray, image: np.ndarray, count: int) -> np.ndarray:
-    return colourise(np.asarray(classes), image, count)
+def _tinted(classes: np.ndarray, images: np.ndarray, count: int) -> list[np.ndarray]:
+    return [colourise(one, image, count) for one, image in zip(classes, images, strict=True)]

@@ -134,14 +134,15 @@ def differences(studies: dict[str, pd.DataFrame], score: str = "mIoU") -> Figure
 def leads(rows: pd.DataFrame, xlabel: str) -> Figure:
     """Draw the difference of each `method` with its interval, filled where it is a finding; see `verdicts.leads`."""
     rows = rows.sort_values("difference").reset_index(drop=True)
-    axis = plt.subplots(figsize=(8, 0.32 * len(rows) + 0.8))[1]
+    figure, axis = plt.subplots(figsize=(8, 0.32 * len(rows) + 0.8))
     for place, row in rows.iterrows():
         colour = ORANGE if row["finding"] else BLUE
         axis.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.5)
         axis.plot(row["difference"], place, "o", color=colour, fillstyle="full" if row["finding"] else "none")
     axis.axvline(0, color=INK, linewidth=0.8)
     axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=rows["method"])
-    return style(axis).figure
+    style(axis)
+    return figure
 
 
 def merging(merged: pd.DataFrame, others: dict[str, pd.Series]) -> Figure:

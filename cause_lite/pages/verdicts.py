@@ -5,6 +5,7 @@ All come from the records of the studies `tables` and `selection`. Begin with `v
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from cause_lite.lab.results import (
@@ -105,7 +106,7 @@ def leak_differences(data: str, score: str = "miou") -> pd.DataFrame:
 
     Columns `rates`, `epochs` and `labels` name the arm; `method` puts them into words.
     """
-    pairs = {}
+    pairs: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
     for (rates, epochs), part in leak_scores(data).groupby(["rates", "epochs"], sort=False):
         by_labels = {labels: runs[score].to_numpy() for labels, runs in part.groupby("labels", sort=False)}
         base = by_labels.pop("detached")

@@ -1,4 +1,4 @@
-"""A solution of the exercise of "Confounding and the front door"."""
+"""A solution of the exercise of "The front door"."""
 
 
 def front_door(p_t, p_m, p_y):
