@@ -30,6 +30,7 @@ from cause_lite.lab import cost, reproduce, study
 from cause_lite.lab.recipes import HEADS, TABLES, recipe
 from cause_lite.lab.runs import fitted_run
 from cause_lite.pages.assets import PAGE_ASSETS, fetch_assets
+from cause_lite.pages.explorer import write_explorer
 from cause_lite.pages.printing import PDF, chromium, print_book
 from cause_lite.pages.try_page import write_segmenters
 from cause_lite.runtime import provenance
@@ -168,6 +169,7 @@ def build() -> None:
     root = project_dir()
     prepare(root)
     run_all()
+    write_explorer(root / "book" / "_vendor" / "explorer" / "patches.js")
     table = parse_toc_yaml(root / "book" / "_toc.yml")
     execute_pages([root / "book" / f"{page}.md" for page in table], root / "_build" / ".jupyter_cache")
     if failed := finish(root):
