@@ -81,7 +81,8 @@
         pen.drawImage(image, 0, 0, canvas.width, canvas.height);
         for (let i = 0; i < count; i++) {
           const value = found[scene * count + i], x = (i % side) * CELL, y = Math.floor(i / side) * CELL;
-          if (value === 0) { pen.fillStyle = "rgba(20, 20, 20, 0.62)"; pen.fillRect(x, y, CELL, CELL); }
+          if (value === 0) { pen.fillStyle = "rgba(20, 20, 20, 0.5)"; pen.fillRect(x, y, CELL, CELL); }
+          if (value > 0) { pen.strokeStyle = "#ffd54a"; pen.lineWidth = 1.5; pen.strokeRect(x + 0.75, y + 0.75, CELL - 1.5, CELL - 1.5); }
           if (value < 0) { pen.fillStyle = "rgba(138, 99, 168, 0.45)"; pen.fillRect(x, y, CELL, CELL); }
         }
         if (Math.floor(patch / count) === scene) {
@@ -92,7 +93,7 @@
         }
       });
       const like = found.filter((v) => v > 0).length, unlike = found.filter((v) => v < 0).length;
-      told.textContent = view === "pairs" ? `${like} positives bright, ${unlike} negatives violet, of ${found.length} patches` : `${like} of ${found.length} patches are lit`;
+      told.textContent = view === "pairs" ? `${like} positives framed, ${unlike} negatives violet, of ${found.length} patches` : `${like} of ${found.length} patches are lit`;
     }
     box.addEventListener("change", show);
     range.addEventListener("input", show);
