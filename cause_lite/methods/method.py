@@ -133,11 +133,6 @@ def by_affine(weight: Float[Tensor, "k d"], bias: Float[Tensor, " k"] | None = N
     return predict
 
 
-def cosine_centres(centres: Float[Tensor, "k d"]) -> Predictor:
-    """Return the predictor of the nearest of some centres by cosine."""
-    return by_affine(F.normalize(centres.double(), dim=-1))
-
-
 def drawn(seed: int) -> torch.Generator:
     """Return a generator of the draws of a seed."""
     return torch.Generator().manual_seed(seed)

@@ -104,11 +104,6 @@ def unit_sample(training: Training, count: int = SAMPLE) -> Float[Tensor, "n d"]
     return F.normalize(training.features.sample(count, drawn(training.seed)).double(), dim=-1)
 
 
-def off_diagonal(cosines: Float[Tensor, "n n"]) -> Float[Tensor, " m"]:
-    """Return the entries of a square matrix that are not on its diagonal."""
-    return cosines[~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)]
-
-
 @torch.no_grad()
 def kmeans_centres(head: nn.Module, training: Training) -> Float[Tensor, "k r"]:
     """Return the centres of the best of ten k-means starts on a head's unit codes; the head is in training after."""
