@@ -1,11 +1,11 @@
 """STEGO (Hamilton et al. 2022): codes whose cosines follow those of features, between patches of three kinds of pairs.
 
 A pair's patches attract where the cosine of their features lies above a shift b, and repel below. The shifts decide
-everything, and published ones belong to their backbone. The author's advice needs no label: look at the cosines of codes
-within an image, with a neighbour and with any image, and balance their means. Which means to aim at is *our choice*,
-made before any score; the paper could not be read for it. Here each shift is the quantile q of its centred feature
-cosines over training images, and while the head learns, q rises where the mean cosine of codes lies above its aim, and
-falls below.
+everything, and published ones belong to their backbone. The author's advice needs no label: look at the cosines of
+codes within an image, with a neighbour and with any image, and balance their means. Which means to aim at is our
+choice, made before any score; the paper could not be read for it. Here each shift is the quantile q of its centred
+feature cosines over training images. While the head learns, q rises where the mean cosine of codes lies above its aim,
+and falls below.
 """
 
 from __future__ import annotations

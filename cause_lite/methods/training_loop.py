@@ -99,11 +99,6 @@ def centred_cosines(f: Float[Tensor, "b p d"], g: Float[Tensor, "b q d"]) -> Flo
     return cosines - cosines.mean(-1, keepdim=True) + cosines.mean()
 
 
-def unit_sample(training: Training, count: int = SAMPLE) -> Float[Tensor, "n d"]:
-    """Return at most so many patches of the training images, of length 1, in double precision."""
-    return F.normalize(training.features.sample(count, drawn(training.seed)).double(), dim=-1)
-
-
 @torch.no_grad()
 def kmeans_centres(head: nn.Module, training: Training) -> Float[Tensor, "k r"]:
     """Return the centres of the best of ten k-means starts on a head's unit codes; the head is in training after."""
