@@ -17,6 +17,7 @@ from cause_lite.backbones.feature_store import cached_features
 from cause_lite.datasets import load_split
 from cause_lite.lab.recipes import recipe
 from cause_lite.lab.runs import fitted_segmenter
+from cause_lite.lab.study import backbone_of
 from cause_lite.mediator import quantize
 from cause_lite.runtime.files import write_whole
 
@@ -32,7 +33,7 @@ def write_explorer(path: Path) -> None:
     """
     split, segmenter = load_split("scenes", "val"), fitted_segmenter(recipe("scenes", "mlp", seed=0))
     images = np.asarray(split.images[:SCENES])
-    features = cached_features(segmenter.backbone, split.images, "Features")[:SCENES].to(segmenter.codebook.dtype)
+    features = cached_features(backbone_of(recipe("scenes", "mlp")), split.images, "Features")[:SCENES].to(segmenter.codebook.dtype)
     with torch.no_grad():
         outputs = segmenter.head(features)
         clusters = (F.normalize(outputs, dim=-1) @ F.normalize(segmenter.cluster_probe.centres, dim=-1).T).argmax(-1)

@@ -3,10 +3,10 @@ import { similarities } from "./pixels.mjs";
 
 const LONGEST = 1024; // pixels of the longer side, at most, of what is shown and saved
 const MOST_PIXELS = 16e6; // of a picture; a larger one is made smaller first, for the memory of phones
-const BLEND = 0.55; // the share of a cluster's colour, as in `cause_lite.lab.colours`
+const PICTURES = ["photograph", "clusters", "features", "similarity"];
 const $ = (name) => document.getElementById(`try-${name}`);
 const index = new URL("../../segmenters/index.json", import.meta.url);
-let content, model, worker, picture, result, chosen;
+let content, model, worker, picture, result, chosen, lit = null; // `lit` is the one cluster that is shown, if any
 
 function problem(text) {
   $("problem").textContent = text;
@@ -73,12 +73,12 @@ async function segment(file, name) {
   worker.postMessage({ chosen, picture: { width: whole.width, height: whole.height, data }, width, height }, [data.buffer]);
 }
 
-/** Return the clusters' colours on the picture. */
+/** Return the clusters' colours on the picture, those of all or of the lit one; the slider starts at the share of `cause_lite.lab.colours`. */
 function clusterPicture() {
-  const { width, height } = result, canvas = canvasOf(width, height);
+  const { width, height } = result, canvas = canvasOf(width, height), share = $("opacity").value / 100;
   const pixels = picture.canvas.getContext("2d").getImageData(0, 0, width, height);
   result.labels.forEach((label, n) => model.palette[label].forEach((value, channel) => {
-    pixels.data[n * 4 + channel] += BLEND * (value - pixels.data[n * 4 + channel]);
+    if (lit === null || lit === label) pixels.data[n * 4 + channel] += share * (value - pixels.data[n * 4 + channel]);
   }));
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   return canvas;
@@ -92,9 +92,9 @@ function patchPicture(colours) {
 }
 
 function show(answer) {
-  result = answer;
-  result.pictures = { clusters: clusterPicture(), features: patchPicture(result.colours) };
-  for (const name of ["clusters", "features", "similarity"]) Object.assign($(name), { width: result.width, height: result.height });
+  [result, lit] = [answer, null];
+  result.pictures = { photograph: picture.canvas, clusters: clusterPicture(), features: patchPicture(result.colours) };
+  for (const name of PICTURES) Object.assign($(name), { width: result.width, height: result.height });
   const counts = new Array(model.clusters).fill(0);
   for (const label of result.labels) counts[label]++;
   $("legend").replaceChildren(...counts.map((count, label) => [count, label]).filter(([count]) => count)
@@ -102,15 +102,29 @@ function show(answer) {
   [$("row").max, $("column").max] = [result.rows, result.columns];
   save();
   choose(Math.floor(result.rows / 2), Math.floor(result.columns / 2));
-  $("results").hidden = false;
+  $("results").hidden = $("more").open = false;
+  $("results").scrollIntoView({ block: "start" });
   progress(`${picture.name}: ${$("legend").children.length} clusters, ${result.rows} by ${result.columns} patches.`);
 }
 
 function legendLine(label, share) {
-  const line = document.createElement("li"), swatch = document.createElement("span");
+  const line = document.createElement("li"), button = document.createElement("button"), swatch = document.createElement("span");
   swatch.style.background = `rgb(${model.palette[label].join()})`;
-  line.append(swatch, `cluster ${label}: ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
+  button.type = "button";
+  button.setAttribute("aria-pressed", "false");
+  button.append(swatch, `cluster ${label}: ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
+  button.addEventListener("click", () => {
+    lit = lit === label ? null : label;
+    for (const one of $("legend").querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button && lit !== null));
+    recolour();
+  });
+  line.append(button);
   return line;
+}
+
+function recolour() {
+  result.pictures.clusters = clusterPicture();
+  draw();
 }
 
 /** Offer the label map as a grey PNG of cluster numbers, as `cause-lite segment` writes it. */
@@ -189,7 +203,8 @@ function listen() {
     if (file) segment(file, file.name);
   });
   for (const name of ["row", "column"]) $(name).addEventListener("input", () => choose($("row").value - 1, $("column").value - 1));
-  for (const name of ["clusters", "features", "similarity"]) {
+  $("opacity").addEventListener("input", recolour);
+  for (const name of PICTURES) {
     $(name).addEventListener("pointermove", pointed);
     $(name).addEventListener("pointerdown", pointed);
   }
