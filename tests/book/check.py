@@ -131,6 +131,7 @@ class PageCheck:
         if self.view == FIRST_VIEW:
             self.report.formulas += survey["formulas"]
             self._move_sliders()
+            self._play()
         picture = f"{self.name.removesuffix('.html').replace('/', '-')}-{self.view.device}-{self.view.theme}.png"
         self.page.screenshot(path=pictures / picture, full_page=True)
         if self.view == FIRST_VIEW:  # after the picture, in which no focus is to show
@@ -187,6 +188,23 @@ class PageCheck:
                 self.page.wait_for_timeout(150)
                 if (_shown_pictures(handle) == before) is not same:
                     self._fault(f"a slider does not follow {key}")
+
+    def _play(self) -> None:
+        """Use the leak by its buttons and the patch explorer by pointer and keys: what they tell must follow."""
+        for box in self.page.query_selector_all(".leak-live"):
+            before = box.inner_text()
+            box.query_selector("input").uncheck()
+            box.query_selector("button").press("Enter")
+            if box.inner_text() == before:
+                self._fault("the leak does not follow its button")
+        for box in self.page.query_selector_all(".patch-explorer"):
+            scene = box.wait_for_selector("canvas", timeout=10_000)
+            seen = {scene.evaluate("c => c.toDataURL()")}
+            for use in (lambda: scene.click(position={"x": 9, "y": 9}), lambda: scene.press("ArrowDown")):
+                use()
+                seen.add(scene.evaluate("c => c.toDataURL()"))
+            if len(seen) < 3:
+                self._fault("the patch explorer does not follow a click or a key")
 
     def _open_numbers(self) -> None:
         """Open each headline number by the keyboard: its record must show, and go."""
