@@ -33,7 +33,9 @@ def write_explorer(path: Path) -> None:
     """
     split, segmenter = load_split("scenes", "val"), fitted_segmenter(recipe("scenes", "mlp", seed=0))
     images = np.asarray(split.images[:SCENES])
-    features = cached_features(backbone_of(recipe("scenes", "mlp")), split.images, "Features")[:SCENES].to(segmenter.codebook.dtype)
+    features = cached_features(backbone_of(recipe("scenes", "mlp")), split.images, "Features")[:SCENES].to(
+        segmenter.codebook.dtype
+    )
     with torch.no_grad():
         outputs = segmenter.head(features)
         clusters = (F.normalize(outputs, dim=-1) @ F.normalize(segmenter.cluster_probe.centres, dim=-1).T).argmax(-1)

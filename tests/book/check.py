@@ -199,11 +199,12 @@ class PageCheck:
                 self._fault("the leak does not follow its button")
         for box in self.page.query_selector_all(".patch-explorer"):
             scene = box.wait_for_selector("canvas", timeout=10_000)
-            seen = {scene.evaluate("c => c.toDataURL()")}
-            for use in (lambda: scene.click(position={"x": 9, "y": 9}), lambda: scene.press("ArrowDown")):
-                use()
-                seen.add(scene.evaluate("c => c.toDataURL()"))
-            if len(seen) < 3:
+            drawn = [scene.evaluate("c => c.toDataURL()")]
+            scene.click(position={"x": 9, "y": 9})
+            drawn.append(scene.evaluate("c => c.toDataURL()"))
+            scene.press("ArrowDown")
+            drawn.append(scene.evaluate("c => c.toDataURL()"))
+            if len(set(drawn)) < 3:
                 self._fault("the patch explorer does not follow a click or a key")
 
     def _open_numbers(self) -> None:
