@@ -31,11 +31,9 @@ def write_explorer(path: Path) -> None:
     Those are the patch's unit feature and unit head output (int8, `CHANNELS` each), its concept among those in use, its
     cluster, and the cosines of all pairs of concepts in use (int8). All in base 64, less than 1 MB.
     """
-    split, segmenter = load_split("scenes", "val"), fitted_segmenter(recipe("scenes", "mlp", seed=0))
-    images = np.asarray(split.images[:SCENES])
-    features = cached_features(backbone_of(recipe("scenes", "mlp")), split.images, "Features")[:SCENES].to(
-        segmenter.codebook.dtype
-    )
+    config, split = recipe("scenes", "mlp", seed=0), load_split("scenes", "val")
+    segmenter, images = fitted_segmenter(config), np.asarray(split.images[:SCENES])
+    features = cached_features(backbone_of(config), split.images, "Features")[:SCENES].to(segmenter.codebook.dtype)
     with torch.no_grad():
         outputs = segmenter.head(features)
         clusters = (F.normalize(outputs, dim=-1) @ F.normalize(segmenter.cluster_probe.centres, dim=-1).T).argmax(-1)
@@ -44,7 +42,7 @@ def write_explorer(path: Path) -> None:
     content = {
         "side": round(features.shape[1] ** 0.5),
         "channels": CHANNELS,
-        "thresholds": _thresholds(),
+        "thresholds": (config.head.positive_threshold, config.head.negative_threshold),
         "images": [_picture(image) for image in images],
         "before": _packed(_projected(features)),
         "after": _packed(_projected(outputs)),
@@ -55,11 +53,6 @@ def write_explorer(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = f"window.PATCHES = {json.dumps(content)};\n"
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _thresholds() -> tuple[float, float]:
-    head = recipe("scenes", "mlp").head
-    return head.positive_threshold, head.negative_threshold
 
 
 def _projected(vectors: Tensor) -> np.ndarray:
