@@ -5,6 +5,8 @@ All come from the records of the studies `tables` and `selection`. Begin with `v
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -18,7 +20,7 @@ from cause_lite.lab.results import (
     primary_contrasts,
     selected,
 )
-from cause_lite.lab.statistics import contrasts
+from cause_lite.lab.statistics import SEEDS_FOR_FINDING, SEEDS_FOR_INTERVAL, contrasts
 from cause_lite.lab.study import read_records
 from cause_lite.pages.tables import mean_sd, signed
 
@@ -43,8 +45,8 @@ def verdict(data: str) -> str:
     return (
         f"**{_answer(row).capitalize()}.** On the test images, {titles[row['ours']]} scores {means[0]} mIoU and "
         f"{titles[row['base']]} {means[1]}. The difference is {signed(row['difference'])} points "
-        f"({_interval(row['low'], row['high'])} over seeds, {over_images} over seeds and images; "
-        f"p = {row['adjusted_p']:.2g} after Holm's correction for {len(PRIMARY)} data sets). "
+        f"({_interval(row['low'], row['high'])} over {row['seeds']} seeds, {over_images} over seeds and images"
+        f"{_p_value(row)}). "
         f"At the 5 % level both are equal within {row['bound']:.1f} points."
     )
 
@@ -65,9 +67,11 @@ def questions(data: str) -> pd.DataFrame:
     lines = []
     for row in pd.concat([first, others]).to_dict("records"):
         moved = means.loc[row["ours"]] - means.loc[row["base"]]
-        sure = f"{signed(row['difference'])} mIoU ({_interval(row['low'], row['high'])}), p = {row['adjusted_p']:.2g}"
+        interval = f" ({_interval(row['low'], row['high'])})" if row["seeds"] >= SEEDS_FOR_INTERVAL else ""
+        sure = f"{signed(row['difference'])} mIoU{interval}{_p_value(row)}"
         else_moved = f"information {moved['information']:+.2f} nats, effective clusters {signed(moved['effective'])}"
-        answers = {"question": row["question"], "answer": _answer(row), "how sure": f"{sure}, {row['seeds']} seeds"}
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        answers = {"question": row["question"], "answer": _answer(row), "how sure": f"{sure}; {seeds}"}
         lines.append(answers | {"what else moves": else_moved})
     return pd.DataFrame(lines)
 
@@ -118,6 +122,13 @@ def leak_differences(data: str, score: str = "miou") -> pd.DataFrame:
 
 def _interval(low: float, high: float) -> str:
     return f"{signed(low)} to {signed(high)}"
+
+
+def _p_value(row: Any) -> str:
+    """Return the corrected p-value in words, or that there are too few seeds for one."""
+    if row["seeds"] < SEEDS_FOR_FINDING:
+        return f"; fewer than {SEEDS_FOR_FINDING} seeds, which can be no finding"
+    return f"; p = {row['adjusted_p']:.2g} after Holm's correction"
 
 
 def _answer(row: pd.Series | dict) -> str:
