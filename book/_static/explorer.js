@@ -27,7 +27,7 @@
       const canvas = document.createElement("canvas");
       canvas.width = canvas.height = side * CELL;
       canvas.tabIndex = 0;
-      canvas.setAttribute("role", "img");
+      canvas.setAttribute("role", "application");
       canvas.setAttribute("aria-label", `scene ${scene + 1}; arrow keys move the chosen patch`);
       canvas.addEventListener("click", (event) => {
         const at = canvas.getBoundingClientRect(), part = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
